@@ -1,0 +1,1 @@
+"""The pipeline behind the numbered commands: responses, activations, vectors."""

@@ -1,0 +1,49 @@
+"""Toolkit for extracting trait vectors from a model's activations and reading them token by token."""
+
+from traitlens.activations import ActivationCapture, mean_activations
+from traitlens.compute import (
+    compute_derivative,
+    compute_second_derivative,
+    cosine_similarity,
+    mean_difference,
+    normalize_vectors,
+    projection,
+)
+from traitlens.hooks import HookManager
+from traitlens.layers import LAYER_CONVENTION, find_blocks, hook_point, layer_path, middle_layer, n_layers
+from traitlens.methods import (
+    METHODS,
+    ExtractionMethod,
+    ExtractionResult,
+    GradientMethod,
+    ICAMethod,
+    MeanDifferenceMethod,
+    ProbeMethod,
+    get_method,
+)
+
+__all__ = [
+    "LAYER_CONVENTION",
+    "METHODS",
+    "ActivationCapture",
+    "ExtractionMethod",
+    "ExtractionResult",
+    "GradientMethod",
+    "HookManager",
+    "ICAMethod",
+    "MeanDifferenceMethod",
+    "ProbeMethod",
+    "compute_derivative",
+    "compute_second_derivative",
+    "cosine_similarity",
+    "find_blocks",
+    "get_method",
+    "hook_point",
+    "layer_path",
+    "mean_activations",
+    "mean_difference",
+    "middle_layer",
+    "n_layers",
+    "normalize_vectors",
+    "projection",
+]

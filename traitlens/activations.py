@@ -1,0 +1,126 @@
+"""Capturing activations: whole sequences kept by name, or means over chosen tokens taken inside the hook."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from traitlens.hooks import ForwardHook, HookManager
+from traitlens.layers import hidden_of
+
+
+class ActivationCapture:
+    """A named store of what hooked modules put out.
+
+    Works under ``generate`` too, where a hook sees the prompt first and then one token at a time: ``get`` joins the
+    pieces along the sequence. The last sampled token is never fed back by ``generate``, so its state is not there.
+
+    Args:
+        device: where to keep the pieces; None leaves them on the device of the module that made them.
+
+    >>> layer = torch.nn.Linear(4, 4)
+    >>> capture = ActivationCapture()
+    >>> with HookManager(layer) as hooks:
+    ...     hooks.add_forward_hook("", capture.make_hook("out"))
+    ...     _ = layer(torch.zeros(2, 5, 4)), layer(torch.zeros(2, 1, 4))
+    >>> tuple(capture.get("out").shape), capture.keys(), capture.memory_usage()
+    ((2, 6, 4), ['out'], 192)
+    """
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self._device = device
+        self._pieces: dict[str, list[Tensor]] = {}
+
+    def make_hook(self, name: str) -> ForwardHook:
+        """A forward hook that stores the module's output, or a layer hook that stores the layer, under ``name``."""
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001 - torch's signature
+            hidden = hidden_of(output).detach()
+            self._pieces.setdefault(name, []).append(hidden if self._device is None else hidden.to(self._device))
+
+        return hook
+
+    def get(self, name: str) -> Tensor:
+        """What was stored under ``name`` since the last ``clear``: [batch, seq, hidden], in the model's dtype.
+
+        Raises:
+            KeyError: nothing is stored under ``name``.
+            ValueError: the pieces come from batches that do not fit together.
+        """
+        if name not in self._pieces:
+            raise KeyError(f"nothing captured under {name!r}; captured: {', '.join(self._pieces) or 'nothing'}")
+        pieces = self._pieces[name]
+        if len({(p.shape[0], p.shape[-1]) for p in pieces}) > 1:
+            shapes = ", ".join(str(list(p.shape)) for p in pieces)
+            raise ValueError(f"{name!r} holds pieces of different batches ({shapes}): call clear() between batches")
+        if len(pieces) > 1:  # joined once, not at every call
+            self._pieces[name] = [torch.cat(pieces, dim=1)]
+        return self._pieces[name][0]
+
+    def keys(self) -> list[str]:
+        """Names with something stored, in the order of their first piece."""
+        return list(self._pieces)
+
+    def clear(self) -> None:
+        """Forget everything stored; hooks made before keep working."""
+        self._pieces.clear()
+
+    def memory_usage(self) -> int:
+        """Bytes held by the stored tensors."""
+        return sum(p.element_size() * p.nelement() for pieces in self._pieces.values() for p in pieces)
+
+
+class _Stop(Exception):  # noqa: N818 - a signal, not an error: everything asked for has been computed
+    """Ends a forward pass after the deepest hooked layer."""
+
+
+def mean_activations(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, token_mask: Tensor, layers: Sequence[int]
+) -> Tensor:
+    """Mean residual stream over chosen tokens, at chosen layers, in one forward pass: float32 [batch, n_layers, hidden].
+
+    The mean is taken inside the hook by one batched product per layer, accumulated in float32, so no full sequence of
+    states outlives its block. The pass ends at the deepest layer asked for: no later block and no LM head is computed.
+
+    Args:
+        model: any decoder-only model that takes ``input_ids`` and ``attention_mask``.
+        input_ids: [batch, seq], padded on either side.
+        attention_mask: [batch, seq], 1 for real tokens.
+        token_mask: [batch, seq], true for the tokens that enter the mean; at least one per row.
+        layers: layer numbers (see ``traitlens.layers``).
+
+    Returns:
+        On the CPU, in the order of ``layers``; rows in the order of ``input_ids``.
+
+    Raises:
+        ValueError: a row with no token to average, or shapes that differ.
+    """
+    if token_mask.shape != input_ids.shape:
+        raise ValueError(f"token_mask is {list(token_mask.shape)} but input_ids is {list(input_ids.shape)}")
+    counts = token_mask.sum(dim=1)
+    if bool((counts == 0).any()):
+        raise ValueError(f"row {int((counts == 0).nonzero()[0])} has no token to average: an empty response?")
+    first = int(token_mask.any(dim=0).nonzero()[0])  # the prompts' columns need no product
+    weights = (token_mask[:, first:].float() / counts[:, None]).unsqueeze(1)  # [batch, 1, seq]
+    means: dict[int, Tensor] = {}
+
+    def pooling_hook(layer: int) -> ForwardHook:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], hidden: Tensor) -> None:  # noqa: ARG001
+            selected = hidden[:, first:].float()
+            means[layer] = torch.bmm(weights.to(hidden.device, non_blocking=True), selected).squeeze(1)
+            if layer == deepest:
+                raise _Stop
+
+        return hook
+
+    deepest = max(layers)
+    with HookManager(model) as hooks, torch.inference_mode():
+        for layer in sorted(set(layers)):
+            hooks.add_layer_hook(layer, pooling_hook(layer))
+        with contextlib.suppress(_Stop):  # the normal end
+            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    return torch.stack([means[layer].cpu() for layer in layers], dim=1)

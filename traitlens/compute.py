@@ -1,0 +1,111 @@
+"""The primitives: projection, derivatives, mean difference, cosine."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def projection(activations: Tensor, vector: Tensor) -> Tensor:
+    """Scalar projection ``(h . v) / ||v||`` of every state on a vector, in float32.
+
+    Args:
+        activations: [..., hidden], any floating dtype; upcast to float32 first.
+        vector: [hidden].
+
+    Returns:
+        [...], in units of activation, on the device of ``activations``.
+
+    Raises:
+        ValueError: sizes differ, or the vector is zero.
+
+    >>> projection(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([0.0, 10.0]))
+    tensor([4., 2.])
+    """
+    if vector.ndim != 1 or activations.ndim == 0 or activations.shape[-1] != vector.shape[0]:
+        raise ValueError(
+            f"vector has shape {list(vector.shape)} but activations have shape {list(activations.shape)}: "
+            "wanted [hidden] and [..., hidden]"
+        )
+    direction = vector.detach().to(activations.device, torch.float32)
+    norm = direction.norm()
+    if not norm > 0:
+        raise ValueError(f"cannot project activations {list(activations.shape)} on a zero vector {list(vector.shape)}")
+    return activations.float() @ (direction / norm)
+
+
+def mean_difference(pos: Tensor, neg: Tensor) -> Tensor:
+    """``mean(pos) - mean(neg)`` over the first dimension, in float32: [hidden] from [n, hidden] each.
+
+    Raises:
+        ValueError: a class is empty or the hidden sizes differ.
+
+    >>> mean_difference(torch.tensor([[2.0, 0.0], [4.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
+    tensor([ 2., -1.])
+    """
+    check_classes(pos, neg)
+    return pos.float().mean(dim=0) - neg.float().mean(dim=0)
+
+
+def check_classes(pos: Tensor, neg: Tensor) -> None:
+    """Raise ValueError unless both classes are finite [n, hidden] with n >= 1 and one hidden size."""
+    if pos.ndim != 2 or neg.ndim != 2 or pos.shape[1] != neg.shape[1]:
+        raise ValueError(f"pos is {list(pos.shape)} and neg is {list(neg.shape)}: wanted [n, hidden] with one hidden size")
+    for name, activations in (("pos", pos), ("neg", neg)):
+        if activations.shape[0] == 0:
+            raise ValueError(f"{name} has no examples: {list(activations.shape)}")
+        if not bool(torch.isfinite(activations).all()):
+            raise ValueError(f"{name} activations hold NaN or infinity")
+
+
+def compute_derivative(trajectory: Tensor, dim: int = 0) -> Tensor:
+    """First difference along the tokens, x[t+1] - x[t]: one value fewer than tokens, per token as the unit of time.
+
+    Args:
+        trajectory: [n_tokens, ...] (tokens along ``dim``), upcast to float32.
+
+    >>> compute_derivative(torch.tensor([0.0, 2.0, 3.0]))
+    tensor([2., 1.])
+    """
+    return torch.diff(trajectory.float(), dim=dim)
+
+
+def compute_second_derivative(trajectory: Tensor, dim: int = 0) -> Tensor:
+    """Second difference along the tokens: two values fewer than tokens; value i is centred on token i + 1.
+
+    >>> compute_second_derivative(torch.tensor([0.0, 2.0, 3.0]))
+    tensor([-1.])
+    """
+    return torch.diff(trajectory.float(), n=2, dim=dim)
+
+
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between ``a`` and ``b`` along the last dimension, in float32; shapes broadcast.
+
+    Raises:
+        ValueError: hidden sizes differ, or a vector is zero (its angle is undefined).
+
+    >>> cosine_similarity(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
+    tensor(0.7071)
+    """
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"vectors have hidden sizes {a.shape[-1]} and {b.shape[-1]}")
+    return (normalize_vectors(a) * normalize_vectors(b)).sum(dim=-1)
+
+
+def normalize_vectors(vectors: Tensor) -> Tensor:
+    """Vectors of length one in the same directions, float32 [..., hidden].
+
+    Raises:
+        ValueError: a vector is zero.
+
+    >>> normalize_vectors(torch.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
+    """
+    vectors = vectors.float()
+    # Scaled by the largest entry first: squares of entries over 1e19 overflow float32.
+    largest = vectors.abs().amax(dim=-1, keepdim=True)
+    if not bool((largest > 0).all()):
+        raise ValueError(f"cannot normalise a zero vector among {list(vectors.shape)}")
+    scaled = vectors / largest
+    return scaled / scaled.norm(dim=-1, keepdim=True)

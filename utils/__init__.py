@@ -1,0 +1,1 @@
+"""Credentials, models, judges and the files of an experiment."""
