@@ -1,0 +1,142 @@
+"""What goes from stage to stage: definition -> responses -> activations -> vectors -> monitored generations."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Polarity = Literal["pos", "neg", "neutral"]
+POLARITIES: tuple[Polarity, ...] = ("pos", "neg", "neutral")
+Context = Literal["question", "full"]
+DEFAULT_THRESHOLD = 50.0
+
+
+@dataclass(frozen=True)
+class InstructionPair:
+    """Two system prompts: one asks for the trait, one for its opposite."""
+
+    pos: str
+    neg: str
+
+
+@dataclass(frozen=True)
+class TraitDefinition:
+    """What stage 1 needs to know of a trait."""
+
+    trait: str
+    instruction: tuple[InstructionPair, ...]
+    questions: tuple[str, ...]
+    eval_prompt: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """One answer of the model and what a judge made of it.
+
+    Attributes:
+        question: what was asked.
+        instruction: the trait instruction in force, empty for neutral responses.
+        prompt: the text that the model read.
+        response: what it answered.
+        trait_score: 0-100, None where no valid score was made.
+        judge_method: how the score was made, empty where there is none.
+        finish_reason: "stop" where the model ended its turn, "length" where it was cut, empty where unknown.
+    """
+
+    question: str
+    instruction: str
+    prompt: str
+    response: str
+    trait_score: float | None = None
+    judge_method: str = ""
+    finish_reason: str = ""
+
+    def shows(self, polarity: Polarity, threshold: float) -> bool | None:
+        """Whether the score confirms the polarity: at least ``threshold`` for pos, at most its mirror for neg.
+
+        None where there is no score. Neutral responses have nothing to confirm.
+
+        >>> answer = Response("q", "", "q", "a", trait_score=70.0)
+        >>> answer.shows("pos", 60), answer.shows("pos", 80), answer.shows("neg", 60)
+        (True, False, False)
+        """
+        if polarity == "neutral":
+            return True
+        if self.trait_score is None:
+            return None
+        return self.trait_score >= threshold if polarity == "pos" else self.trait_score <= 100 - threshold
+
+
+@dataclass(frozen=True)
+class ActivationsInfo:
+    """How activations were captured: enough to refuse the wrong model, and to fit vectors without it."""
+
+    model: str
+    model_path: str
+    revision: str | None
+    n_layers: int
+    hidden_size: int
+    layers: list[int]
+    hook_points: dict[str, dict[str, str]]
+    layer_convention: str
+    context: Context
+    pooling: str
+    template_hash: str
+    dtype: str
+    responses_from: str
+    rows: dict[str, list[int]]
+    texts_sha256: dict[str, str]
+    n_response_tokens: dict[str, list[int]]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TraitVector:
+    """A direction with what it needs to be read: where, on what scale, and how far to trust it.
+
+    Attributes:
+        vector: float32 [hidden]; its norm is the distance of the class means along it.
+        baseline: projection of the midpoint between the class means; ``score - baseline > 0`` expresses the trait.
+        thresholds: raw scores that 1 % and 5 % of neutral tokens exceed ("fpr_1", "fpr_5"); empty where unknown.
+        metadata: the whole side-car file.
+    """
+
+    trait: str
+    method: str
+    layer: int
+    vector: Tensor
+    baseline: float | None
+    thresholds: dict[str, float]
+    model: str
+    metadata: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class MonitoringRecord:
+    """One monitored generation, in the form that result files and the viewer share.
+
+    ``trait_scores[trait][k]`` is the raw projection of the state at ``tokens[k]``.
+    """
+
+    prompt: str
+    response: str
+    tokens: list[str]
+    trait_scores: dict[str, list[float]]
+    baselines: dict[str, float | None] = field(default_factory=dict)
+    thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+    model: str = ""
+    layer: dict[str, int] = field(default_factory=dict)
+    method: dict[str, str] = field(default_factory=dict)
+    dynamics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    layer_scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prompt_tokens: list[str] = field(default_factory=list)
+    prompt_trait_scores: dict[str, list[float]] = field(default_factory=dict)
+    segments: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values; optional parts only where they hold something."""
+        required = ("prompt", "response", "tokens", "trait_scores")
+        return {key: value for key, value in asdict(self).items() if value or key in required}

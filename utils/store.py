@@ -1,0 +1,255 @@
+"""Every path of an experiment, and its definitions and responses.
+
+The formats of vectors and activations are in ``utils.vectors`` and ``utils.activation_files``; both take their paths from
+here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
+from utils.files import read_json, read_text, replacing, sha256_of_texts, write_json
+from utils.records import InstructionPair, Polarity, Response, TraitDefinition
+
+# Names become folders: word characters of any language, dots, dashes and inner spaces, nothing that can climb out.
+_NAME = re.compile(r"\w[\w .+-]*", re.UNICODE)
+_RESPONSE_COLUMNS = ("question", "instruction", "prompt", "response", "trait_score")
+
+
+@dataclass(frozen=True)
+class TraitFolder:
+    """The files of one trait in one experiment."""
+
+    root: Path
+    experiment: str
+    trait: str
+
+    @property
+    def definition_path(self) -> Path:
+        """The trait's definition."""
+        return self.root / "trait_definition.json"
+
+    @property
+    def responses_metadata_path(self) -> Path:
+        """How the responses were made and judged."""
+        return self.root / "responses" / "metadata.json"
+
+    @property
+    def activations_dir(self) -> Path:
+        """Folder of the captured activations."""
+        return self.root / "activations"
+
+    @property
+    def vectors_dir(self) -> Path:
+        """Folder of the vectors, their side-cars and their summary."""
+        return self.root / "vectors"
+
+    def responses_path(self, polarity: Polarity) -> Path:
+        """CSV of one side's responses."""
+        return self.root / "responses" / f"{polarity}.csv"
+
+    def journal_path(self, name: str) -> Path:
+        """A journal of unfinished work on the responses, removed when the work is done."""
+        return self.root / "responses" / f"{name}.partial.jsonl"
+
+    def journal_paths(self, name: str) -> list[Path]:
+        """All journals called ``name`` or ``name.<process>``."""
+        return sorted((self.root / "responses").glob(f"{name}*.partial.jsonl"))
+
+    def command(self, script: str) -> str:
+        """The command line that makes this trait's files at a stage, for error messages."""
+        return f"Run: python extraction/{script} --experiment {self.experiment} --trait {self.trait}"
+
+    def read_definition(self) -> TraitDefinition:
+        """The trait's definition.
+
+        Raises:
+            MissingInputError: there is none; says how to begin one.
+            DefinitionError: a key is missing or has the wrong form.
+        """
+        source = "extraction/extraction/templates/trait_definition_template.json"
+        value = read_json(self.definition_path, f"Begin one with: cp {source} {self.definition_path}")
+        return parse_definition(value, self.definition_path, self.trait)
+
+    def read_responses(self, polarity: Polarity) -> list[Response]:
+        """One side's responses in the order of the file; [] where neutral responses were never made.
+
+        Raises:
+            MissingInputError, DamagedFileError: no file, or not one of ours; names the command that makes it.
+        """
+        path = self.responses_path(polarity)
+        if polarity == "neutral" and not path.is_file():
+            return []
+        return read_responses_csv(path, self.command("1_generate_responses.py"))
+
+    def write_responses(self, polarity: Polarity, responses: Sequence[Response]) -> None:
+        """Replace one side's CSV, atomically."""
+        import pandas as pd
+
+        rows = [{**asdict(r), "trait_score": _format_score(r.trait_score)} for r in responses]
+        table = pd.DataFrame(rows, columns=[f.name for f in fields(Response)])
+        with replacing(self.responses_path(polarity)) as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8", errors="surrogatepass")
+
+    def read_responses_metadata(self) -> dict[str, Any]:
+        """How the responses were made; empty where they came from elsewhere and nothing is recorded."""
+        if not self.responses_metadata_path.is_file():
+            return {}
+        value = read_json(self.responses_metadata_path, self.command("1_generate_responses.py"))
+        if not isinstance(value, dict):
+            raise DamagedFileError(
+                self.responses_metadata_path, "not a JSON object", self.command("1_generate_responses.py")
+            )
+        return value
+
+    def write_responses_metadata(self, metadata: dict[str, Any]) -> None:
+        """Replace the responses' side-car, atomically."""
+        write_json(self.responses_metadata_path, metadata)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the trait for one run; a second run on it is refused, so that nothing interleaves.
+
+        Raises:
+            UserError: another run holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"another run is working on {self.root}: wait for it, or end it, and run again") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment's folder and the traits in it."""
+
+    experiments_dir: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        check_name("experiment", self.name)
+
+    @property
+    def root(self) -> Path:
+        """The experiment's folder."""
+        return self.experiments_dir / self.name
+
+    @property
+    def results_dir(self) -> Path:
+        """Folder of monitored generations."""
+        return self.root / "inference" / "results"
+
+    def trait(self, name: str) -> TraitFolder:
+        """The folder of one trait, which need not exist yet."""
+        check_name("trait", name)
+        return TraitFolder(self.root / name, self.name, name)
+
+    def traits_with(self, relative: str) -> list[TraitFolder]:
+        """Traits that have the file or folder ``relative``, such as "trait_definition.json", in order of name."""
+        return [self.trait(path.name) for path in sorted(self.root.glob("*")) if (path / relative).exists()]
+
+    def select(self, traits: Sequence[str], having: str, remedy: str) -> list[TraitFolder]:
+        """The traits asked for, or all that have ``having`` where none is named.
+
+        Raises:
+            MissingInputError: a trait, or every trait, lacks it.
+        """
+        for name in traits:
+            if not (self.trait(name).root / having).exists():
+                raise MissingInputError(self.trait(name).root / having, remedy)
+        folders = [self.trait(name) for name in dict.fromkeys(traits)] or self.traits_with(having)
+        if not folders:
+            raise MissingInputError(self.root / "*" / having, remedy)
+        return folders
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raise UserError unless ``name`` can be a folder of its own inside the experiments folder."""
+    if not _NAME.fullmatch(name) or name.endswith((" ", ".")) or len(name.encode()) > 200:
+        allowed = "letters, digits, '_', '-', '.', '+' and inner spaces, beginning with a letter, digit or '_'"
+        raise UserError(f"{name!r} cannot be the name of a {kind}: use {allowed}")
+
+
+def parse_definition(value: object, path: Path, trait: str) -> TraitDefinition:
+    """A definition from its JSON value; raises DefinitionError naming the key at fault. Keys beginning "_" are comments."""
+    if not isinstance(value, dict):
+        raise DefinitionError(path, f"expected a JSON object, found {type(value).__name__}")
+    for key in ("instruction", "questions", "eval_prompt"):
+        if key not in value:
+            raise DefinitionError(path, f"key {key!r} is missing; found {', '.join(map(str, value)) or 'nothing'}")
+    pairs, questions, eval_prompt = value["instruction"], value["questions"], value["eval_prompt"]
+    if not isinstance(pairs, list) or not pairs:
+        raise DefinitionError(path, "'instruction' must be a list of pos/neg pairs with at least one")
+    for i, pair in enumerate(pairs):
+        for side in ("pos", "neg"):
+            if not isinstance(pair, dict) or not _is_text(pair.get(side)):
+                raise DefinitionError(path, f"'instruction'[{i}] needs a non-empty text under {side!r}")
+    if not isinstance(questions, list) or not questions or not all(_is_text(q) for q in questions):
+        raise DefinitionError(path, "'questions' must be a list of non-empty texts with at least one")
+    if len(set(questions)) < len(questions):
+        double = next(q for i, q in enumerate(questions) if q in questions[:i])
+        raise DefinitionError(path, f"'questions' holds the same question twice: {double[:60]!r}")
+    if not _is_text(eval_prompt):
+        raise DefinitionError(path, "'eval_prompt' must be a text")
+    for placeholder in ("{question}", "{answer}"):
+        if placeholder not in eval_prompt:
+            raise DefinitionError(path, f"'eval_prompt' lacks {placeholder}, so a judge would never see it")
+    instruction = tuple(InstructionPair(pair["pos"], pair["neg"]) for pair in pairs)
+    return TraitDefinition(trait, instruction, tuple(questions), eval_prompt)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def read_responses_csv(path: Path, remedy: str) -> list[Response]:
+    """Responses of a CSV with at least the documented columns; "NA" and the like are text, an empty score is None."""
+    import pandas as pd
+
+    read_text(path, remedy)  # missing or not UTF-8: said in one line
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DamagedFileError(path, f"not a CSV table ({str(error).strip()})", remedy) from error
+    missing = [column for column in _RESPONSE_COLUMNS if column not in table.columns]
+    if missing:
+        raise DamagedFileError(path, f"lacks the column {', '.join(missing)}", remedy)
+    return [_response_of(row, path, i, remedy) for i, row in enumerate(table.to_dict("records"))]
+
+
+def _response_of(row: dict[Any, Any], path: Path, index: int, remedy: str) -> Response:
+    text = str(row["trait_score"]).strip()
+    try:
+        score = float(text) if text else None
+    except ValueError:
+        score = math.nan
+    if score is not None and not 0 <= score <= 100:
+        raise DamagedFileError(path, f"row {index + 1}: trait_score {text!r} is not a number from 0 to 100", remedy)
+    known = {f.name: str(row[f.name]) for f in fields(Response) if f.name in row and f.name != "trait_score"}
+    return Response(**known, trait_score=score)
+
+
+def _format_score(score: float | None) -> str:
+    return "" if score is None else f"{score:.4f}".rstrip("0").rstrip(".")
+
+
+def responses_fingerprint(responses: Sequence[Response]) -> str:
+    """Fingerprint of the texts of responses, whatever their scores."""
+    return sha256_of_texts(text for r in responses for text in (r.question, r.instruction, r.response))
+
+
