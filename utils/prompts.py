@@ -1,0 +1,134 @@
+"""What the model reads: chat templates with or without a system role, one BOS, and token texts that join."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Message = dict[str, str]
+
+# A base model has no turns; this is what it gets, with the instruction as a paragraph before it.
+_PLAIN_QUESTION = "Question: {question}\nAnswer:"
+
+
+@dataclass(frozen=True)
+class _Template:
+    """What a tokenizer's chat template does with a system message."""
+
+    exists: bool
+    takes_system: bool
+    adds_default_system: bool
+
+
+def format_prompt(tokenizer: Any, question: str, instruction: str = "") -> str:
+    """The text that asks ``question`` under ``instruction``, up to where the answer begins.
+
+    The instruction goes into the system role, or before the question where the template has no such role (Gemma). A system
+    prompt that the template would add on its own (SmolLM2, Qwen 2.5) is left empty. A model without a template reads
+    ``Question: ...`` and ``Answer:`` lines.
+    """
+    messages = [{"role": "user", "content": question}]
+    if instruction:
+        messages.insert(0, {"role": "system", "content": instruction})
+    return format_conversation(tokenizer, messages)
+
+
+def format_conversation(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """The text of a conversation whose next turn is the assistant's; ``format_prompt`` says how system messages go."""
+    template = _template_of(tokenizer)
+    messages = [dict(m) for m in messages]
+    if not template.exists:
+        return _plain(messages)
+    if messages[0]["role"] == "system" and not template.takes_system:
+        instruction = messages.pop(0)["content"]
+        messages[0]["content"] = f"{instruction}\n\n{messages[0]['content']}"
+    elif messages[0]["role"] != "system" and template.adds_default_system:
+        messages.insert(0, {"role": "system", "content": ""})
+    return _render(tokenizer, messages)
+
+
+def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a prompt made by this module, with exactly one BOS where the model has one."""
+    # A chat template writes the BOS itself; a plain prompt leaves it to the tokenizer.
+    ids: list[int] = tokenizer(text, add_special_tokens=not _template_of(tokenizer).exists)["input_ids"]
+    return ids
+
+
+def encode_response(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a response on its own, to be joined to its prompt's: no BOS, no end of turn."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def template_hash(tokenizer: Any) -> str:
+    """Fingerprint of the chat template (of the plain format for a model without one)."""
+    template = tokenizer.chat_template if _template_of(tokenizer).exists else _PLAIN_QUESTION
+    return hashlib.sha256(str(template).encode()).hexdigest()[:16]
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """One text per token; joined they are the decoded text.
+
+    A character whose bytes are split over several tokens is shown whole at the token that completes it, the tokens before
+    have an empty text. Bytes that never become a character are the replacement character at the last token.
+    """
+    texts: list[str] = []
+    context = shown = 0  # text of ids[context:shown] is known; decoding needs some context for leading spaces
+    for end in range(1, len(ids) + 1):
+        known = _decode(tokenizer, ids[context:shown])
+        text = _decode(tokenizer, ids[context:end])
+        if text.endswith("\ufffd") and end < len(ids) and end - shown < 8:  # no character has more than a few tokens
+            texts.append("")
+            continue
+        texts.append(text[len(known) :])
+        context, shown = shown, end
+    return texts
+
+
+def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+@functools.lru_cache(maxsize=16)
+def _template_of(tokenizer: Any) -> _Template:
+    if not getattr(tokenizer, "chat_template", None):
+        return _Template(exists=False, takes_system=False, adds_default_system=False)
+    user = {"role": "user", "content": "question"}
+    mark = "instruction-mark"
+    with_mark = _try_render(tokenizer, [{"role": "system", "content": mark}, user])
+    if with_mark is None or mark not in with_mark:  # refused, or silently dropped
+        return _Template(exists=True, takes_system=False, adds_default_system=False)
+    empty = _try_render(tokenizer, [{"role": "system", "content": ""}, user])
+    bare = _try_render(tokenizer, [user])
+    adds = empty is not None and bare is not None and len(bare) > len(empty)
+    return _Template(exists=True, takes_system=True, adds_default_system=adds)
+
+
+def _try_render(tokenizer: Any, messages: Sequence[Message]) -> str | None:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return _render(tokenizer, messages)
+    except TemplateError:  # the template's own raise_exception
+        return None
+
+
+def _render(tokenizer: Any, messages: Sequence[Message]) -> str:
+    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def _plain(messages: Sequence[Message]) -> str:
+    parts = []
+    for message in messages:
+        if message["role"] == "user":
+            parts.append(_PLAIN_QUESTION.format(question=message["content"]))
+        elif message["role"] == "assistant":
+            parts[-1] += " " + message["content"]
+        else:
+            parts.append(message["content"])
+    return "\n\n".join(parts)

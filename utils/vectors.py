@@ -1,0 +1,155 @@
+"""The files of a trait's vectors: one tensor and one side-car per method and layer, and the summary over them."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.files import read_json, read_text, replacing, write_json
+from utils.models import documented_layer
+from utils.records import TraitVector
+from utils.store import Experiment, TraitFolder
+
+logger = logging.getLogger(__name__)
+
+_VECTOR_NAME = re.compile(r"(?P<method>\w+)_layer(?P<layer>\d+)\.pt")
+
+
+def vector_path(folder: TraitFolder, method: str, layer: int) -> Path:
+    """Where a vector's tensor is; its side-car is beside it."""
+    return folder.vectors_dir / f"{method}_layer{layer}.pt"
+
+
+def sidecar_path(tensor_path: Path) -> Path:
+    """The metadata file of a vector file."""
+    return tensor_path.with_name(f"{tensor_path.stem}_metadata.json")
+
+
+def summary_path(folder: TraitFolder) -> Path:
+    """CSV with one row per method and layer, best first."""
+    return folder.vectors_dir / "summary.csv"
+
+
+def write_vector(folder: TraitFolder, vector: torch.Tensor, metadata: dict[str, Any]) -> Path:
+    """Write a vector [hidden] and its side-car, the side-car first; returns the tensor's path.
+
+    Raises:
+        UserError: the vector holds NaN or infinity, which never reach a file.
+    """
+    path = vector_path(folder, metadata["method"], metadata["layer"])
+    vector = vector.detach().to("cpu", torch.float32).contiguous().clone()
+    if not bool(torch.isfinite(vector).all()):
+        raise UserError(f"{metadata['method']} gave NaN or infinity for {folder.trait} at layer {metadata['layer']}")
+    write_json(sidecar_path(path), metadata)
+    with replacing(path) as temporary:
+        torch.save(vector, temporary)
+    return path
+
+
+def read_vector(folder: TraitFolder, method: str, layer: int) -> TraitVector:
+    """A vector with its metadata.
+
+    Raises:
+        MissingInputError: it was not made; names the command that makes it and what is there.
+        DamagedFileError: the tensor or the side-car is not one of ours. Pickled code is never run.
+    """
+    path = vector_path(folder, method, layer)
+    remedy = f"{folder.command('3_extract_vectors.py')} --methods {method} --layers {layer}"
+    if not path.is_file():
+        there = ", ".join(f"{m} layer {n}" for m, n in available_vectors(folder)) or "no vectors at all"
+        raise MissingInputError(path, f"There are {there}. {remedy}" if len(there) < 200 else remedy)
+    metadata = read_json(sidecar_path(path), remedy)
+    missing = [k for k in ("trait", "method", "layer", "model", "baseline", "hidden_size") if k not in metadata]
+    if missing:
+        raise DamagedFileError(sidecar_path(path), f"lacks {', '.join(missing)}", remedy)
+    try:
+        vector = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise DamagedFileError(path, f"not a tensor file ({type(error).__name__})", remedy) from error
+    if not isinstance(vector, torch.Tensor) or vector.ndim != 1 or not vector.is_floating_point():
+        raise DamagedFileError(path, "does not hold one vector [hidden]", remedy)
+    if len(vector) != metadata["hidden_size"] or not bool(torch.isfinite(vector).all()):
+        problem = f"holds {len(vector)} values or NaN where the side-car says {metadata['hidden_size']} numbers"
+        raise DamagedFileError(path, problem, remedy)
+    if (metadata["method"], metadata["layer"], metadata["trait"]) != (method, layer, folder.trait):
+        raise DamagedFileError(sidecar_path(path), "describes another vector", remedy)
+    neutral = metadata.get("neutral") or {}
+    thresholds = {key: neutral[key] for key in ("fpr_1", "fpr_5") if neutral.get(key) is not None}
+    return TraitVector(
+        trait=folder.trait, method=method, layer=layer, vector=vector.float(), baseline=metadata["baseline"],
+        thresholds=thresholds, model=metadata["model"], metadata=metadata,
+    )  # fmt: skip
+
+
+def available_vectors(folder: TraitFolder) -> list[tuple[str, int]]:
+    """(method, layer) of every vector file of a trait, in order."""
+    matches = [_VECTOR_NAME.fullmatch(path.name) for path in folder.vectors_dir.glob("*.pt")]
+    return sorted((m["method"], int(m["layer"])) for m in matches if m)
+
+
+def write_summary(folder: TraitFolder, rows: Sequence[dict[str, Any]]) -> None:
+    """Replace the summary by ``rows``, best first."""
+    import pandas as pd
+
+    with replacing(summary_path(folder)) as temporary:
+        pd.DataFrame(list(rows)).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_summary(folder: TraitFolder) -> list[dict[str, Any]]:
+    """Rows of the summary, best first.
+
+    Raises:
+        MissingInputError, DamagedFileError: it is not there, or not one of ours.
+    """
+    import pandas as pd
+
+    path, remedy = summary_path(folder), folder.command("3_extract_vectors.py")
+    read_text(path, remedy)
+    try:
+        rows: list[dict[str, Any]] = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DamagedFileError(path, "not a CSV table", remedy) from error
+    if not rows or not {"method", "layer"} <= set(rows[0]):
+        raise DamagedFileError(path, "lacks the columns method and layer", remedy)
+    return rows
+
+
+def load_vector(
+    experiment: str | Path,
+    trait: str,
+    *,
+    layer: int | None = None,
+    method: str | None = None,
+    experiments_dir: str | Path = "experiments",
+) -> TraitVector:
+    """A trait's vector: the one asked for, else the documented layer of the model, else the best by held-out AUROC.
+
+    Args:
+        experiment: the experiment's name.
+        trait: the trait's name.
+        layer: a layer number; by default the documented one (Gemma 2 2B: 16, Llama 3.1 8B: 20) or the best.
+        method: mean_diff, probe, ica or gradient; by default the best at the layer.
+        experiments_dir: folder of the experiments.
+
+    Raises:
+        MissingInputError, DamagedFileError: no such vector, or a damaged one.
+    """
+    folder = Experiment(Path(experiments_dir), str(experiment)).trait(trait)
+    if layer is not None and method is not None:
+        return read_vector(folder, method, layer)
+    rows = [r for r in read_summary(folder) if method in (None, r["method"]) and layer in (None, int(r["layer"]))]
+    if not rows:
+        wanted = " and ".join(f"{k} {v}" for k, v in (("method", method), ("layer", layer)) if v is not None)
+        raise MissingInputError(summary_path(folder), f"It has no vector with {wanted}. {folder.command('3_extract_vectors.py')}")
+    best = read_vector(folder, rows[0]["method"], int(rows[0]["layer"]))
+    if layer is None and (default := documented_layer(best.model)) is not None:
+        rows = [r for r in rows if int(r["layer"]) == default] or rows
+        return read_vector(folder, rows[0]["method"], int(rows[0]["layer"]))
+    return best
