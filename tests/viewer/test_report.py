@@ -1,0 +1,67 @@
+"""The report: the same page with data inside, and the policy that guards both."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from . import samples
+from .conftest import VIEWER, Open
+from extraction.report import sealed, write_report
+from utils.errors import UserError
+
+ROOT = VIEWER.parent
+
+
+def test_the_policy_in_the_viewer_matches_its_blocks() -> None:
+    page = VIEWER.read_text(encoding="utf-8")
+    assert page == sealed(page), "visualization.html was edited: run python -m extraction.report --seal"
+    assert "unsafe" not in page.split("<style>")[0]
+
+
+def test_a_report_opens_on_its_results_and_keeps_hostile_tokens_as_text(viewer: Open, tmp_path: Path) -> None:
+    path = write_report([samples.awkward(), *samples.other_run()], tmp_path / "report.html", name="run.json")
+    page = viewer(url=path.as_uri())
+    page.wait_for_selector(".item")
+    assert page.evaluate("State.records.map((r) => [r.file, r.index])") == [["run.json", 0], ["run.json", 1], ["run.json", 2]]
+    assert page.evaluate("State.records[0].tokens") == samples.awkward()["tokens"]
+    assert page.title() != "owned"
+
+
+def test_a_report_takes_files_folders_and_records_together(tmp_path: Path, files: dict[str, Path]) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/a.json").write_text(files["other"].read_text())
+    path = write_report([str(files["bare"]), tmp_path / "runs", samples.awkward()], tmp_path / "deep/report.html")
+    data = json.loads(path.read_text(encoding="utf-8").split('type="application/json">')[1].split("</script>")[0])
+    assert [(f["file"], len(f["data"])) for f in data if isinstance(f["data"], list)] == [("results.json", 1), ("runs/a.json", 2)]
+    assert [f["file"] for f in data] == ["results.json", "bare.json", "runs/a.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [("{", "not valid JSON"), ("[]", "holds no results"), ('{"a": 1}', "not a monitoring result"), (None, "not found")],
+)
+def test_a_file_that_holds_no_results_is_refused_by_name(tmp_path: Path, content: str | None, part: str) -> None:
+    if content is not None:
+        (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match=rf"x\.json.*{part}"):
+        write_report([tmp_path / "x.json"], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_infinite_score_or_nothing_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="write None"):
+        write_report([samples.awkward() | {"baselines": {"refusal": float("nan")}}], tmp_path / "r.html")
+    with pytest.raises(UserError, match="no results"):
+        write_report([], tmp_path / "r.html")
+
+
+def test_the_command_takes_paths_before_and_after_its_flag(tmp_path: Path, files: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "extraction.report", str(files["bare"]), "-o", str(tmp_path / "out.html"), str(files["other"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "out.html") in done.stderr
+    assert "gemma-2-2b-it" in (tmp_path / "out.html").read_text(encoding="utf-8")
+    wrong = subprocess.run([*command[:3], "missing.json"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "missing.json" in wrong.stderr
