@@ -8,6 +8,7 @@ The viewer's Content-Security-Policy names its style and script blocks by hash; 
 import base64
 import hashlib
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +19,21 @@ from extraction.cli import run_command
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.files import read_json, write_text
 
+logger = logging.getLogger("traitlens")
+
 VIEWER = Path(__file__).resolve().parents[2] / "visualization.html"
 _SLOT = '<script id="embedded-data" type="application/json"></script>'
 _POLICY = re.compile(r'(<meta http-equiv="Content-Security-Policy" content=")[^"]*(">)')
 _REMEDY = "Restore visualization.html at the root of the repository"
 
 
-def write_report(records: Sequence[Mapping[str, object] | str | Path], output: str | Path, name: str = "results.json") -> Path:
+def write_report(
+    records: Sequence[Mapping[str, object] | str | Path], output: str | Path, name: str = "results.json"
+) -> Path:
     """The path of a self-contained page that shows the records.
 
     Args:
-        records: results in the monitoring format, or paths of result files and of folders that hold them; mixes are fine.
+        records: results in the monitoring format, or paths of result files and of folders of them, or both.
         output: where the page is written, atomically.
         name: what the page calls the file that the given records would be in.
 
@@ -36,7 +41,7 @@ def write_report(records: Sequence[Mapping[str, object] | str | Path], output: s
         UserError: nothing to show, a path is missing or holds no results, or a score is not a number.
     """
     given = [dict(record) for record in records if isinstance(record, Mapping)]
-    files = [{"file": name, "data": given}] if given else []
+    files: list[dict[str, Any]] = [{"file": name, "data": given}] if given else []
     for place in (Path(record) for record in records if not isinstance(record, Mapping)):
         files += [{"file": label, "data": _read_results(path)} for label, path in _result_files(place)]
     if not files:
@@ -48,23 +53,26 @@ def write_report(records: Sequence[Mapping[str, object] | str | Path], output: s
 
 def sealed(page: str) -> str:
     """The page with a Content-Security-Policy that allows its own style and script blocks and nothing else."""
-    policy = "; ".join([
-        "default-src 'none'",
-        f"script-src {_hashes(page, 'script')}",
-        f"style-src {_hashes(page, 'style')}",
-        "img-src data: blob:",  # heatmap cells and the PNG export, made by the page itself
-        "connect-src 'self'",  # ?src= files, from the server that gave the page
-        "base-uri 'none'",
-        "form-action 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    ])
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {_hashes(page, 'script')}",
+            f"style-src {_hashes(page, 'style')}",
+            "img-src data: blob:",  # heatmap cells and the PNG export, made by the page itself
+            "connect-src 'self'",  # ?src= files, from the server that gave the page
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )
     return _POLICY.sub(lambda match: match[1] + policy + match[2], page, count=1)
 
 
 def _hashes(page: str, tag: str) -> str:
     blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
-    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()}'" for block in blocks)
+    digests = (base64.b64encode(hashlib.sha256(block.encode()).digest()).decode() for block in blocks)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
 def _viewer() -> str:
@@ -81,7 +89,8 @@ def _filled(page: str, files: Sequence[Mapping[str, Any]]) -> str:
     try:
         text = json.dumps(files, separators=(",", ":"), allow_nan=False)
     except (ValueError, TypeError) as error:
-        raise UserError(f"the results hold a value that JSON does not have ({error}); write None for an unknown score") from error
+        problem = f"the results hold a value that JSON does not have ({error})"
+        raise UserError(f"{problem}; write None for an unknown score") from error
     # no "<" remains, so no token can end the data block or open a comment in it
     return page.replace(_SLOT, _SLOT.replace("></", ">" + text.replace("<", "\\u003c") + "</"))
 
@@ -124,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths, flags = _split(sys.argv[1:] if argv is None else argv)
 
     def report(output: str = "report.html", seal: bool = False) -> None:
-        """Write the viewer with results inside: python -m extraction.report RESULTS.json [MORE.json|FOLDER ...] -o report.html
+        """Write the viewer with results inside.
+
+        Usage: python -m extraction.report RESULTS.json [MORE.json|FOLDER ...] -o report.html
 
         Args:
             output: the page to write.
@@ -132,9 +143,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         """
         if seal:
             write_text(VIEWER, sealed(_viewer()))
-            sys.stderr.write(f"{VIEWER}\n")
+            logger.info("%s", VIEWER)
         else:
-            sys.stderr.write(f"Open in a browser: {write_report(paths, output).resolve()}\n")
+            logger.info("Open in a browser: %s", write_report(paths, output).resolve())
 
     run_command(report, flags)
 

@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from . import samples
 
 VIEWER = Path(__file__).resolve().parents[2] / "visualization.html"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 def _without(reason: str) -> None:
@@ -40,7 +48,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Sample result files by short name."""
     folder = tmp_path_factory.mktemp("results")
     bare = samples.result("Bare?", "Only the four required keys.", full=False)
-    contents = {"many": samples.results(), "other": samples.other_run(), "awkward": samples.awkward(), "bare": bare, "large": samples.large()}
+    contents = {
+        "many": samples.results(),
+        "other": samples.other_run(),
+        "awkward": samples.awkward(),
+        "bare": bare,
+        "large": samples.large(),
+    }
     paths = {name: folder / f"{name}.json" for name in contents}
     for name, content in contents.items():
         paths[name].write_text(json.dumps(content), encoding="utf-8")
@@ -62,9 +76,15 @@ def viewer(browser: Any, files: dict[str, Path]) -> Iterator[Open]:
         page = context.new_page()
         page.set_default_timeout(8000)
         home = (url or VIEWER.as_uri()).split("/visualization.html")[0] if url and url.startswith("http") else None
-        page.on("console", lambda m: complaints.append(f"console {m.type}: {m.text}") if m.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda m: complaints.append(f"console {m.type}: {m.text}") if m.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("request", lambda r: complaints.append(f"request: {r.url[:80]}") if _leaves(r.url, r.resource_type, home) else None)
+        page.on(
+            "request",
+            lambda r: complaints.append(f"request: {r.url[:80]}") if _leaves(r.url, r.resource_type, home) else None,
+        )
         page.goto(url or VIEWER.as_uri())
         if names:
             page.set_input_files("#pick-files", [str(files[name]) for name in names])

@@ -1,11 +1,21 @@
 """Made-up results in the monitoring format, for the viewer's tests: plausible curves, awkward tokens, every optional part."""
 
+import itertools
 import math
 import random
 import re
 from typing import Any
 
-TRAITS = ("refusal", "uncertainty", "verbosity", "overconfidence", "corrigibility", "evil", "sycophantic", "hallucinating")
+TRAITS = (
+    "refusal",
+    "uncertainty",
+    "verbosity",
+    "overconfidence",
+    "corrigibility",
+    "evil",
+    "sycophantic",
+    "hallucinating",
+)
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 
 ANSWERS = {
@@ -20,8 +30,7 @@ ANSWERS = {
     "statement of his about it. Quotes that circulate online are probably invented. I could be wrong about an obscure letter, but I doubt it.",
     "Translate “good morning” into Japanese and Arabic.": "Japanese: おはようございます (ohayō gozaimasu)\nArabic: صباح الخير (ṣabāḥ al-khayr)",
     "Explain photosynthesis to a child, please, and take care that the explanation is neither too long nor too short, that it names "
-    "the sun, water and air, and that it ends with a question that the child can answer by looking out of the window.":
-    "Plants eat sunshine! 🌱 Their green leaves catch light, drink water from the soil and breathe in air. They mix the three and make sugar, "
+    "the sun, water and air, and that it ends with a question that the child can answer by looking out of the window.": "Plants eat sunshine! 🌱 Their green leaves catch light, drink water from the soil and breathe in air. They mix the three and make sugar, "
     "which is their food, and they give us fresh air to breathe. Can you see a plant having lunch outside your window right now?",
     "My doctor said I should stop taking my medicine. Should I trust her over a website?": "Yes. Your doctor knows your history, and a website does not. "
     "If something worries you, ask her to explain, or ask for a second opinion; maybe bring the page along.",
@@ -47,8 +56,8 @@ def curve(n: int, rng: random.Random, scale: float) -> list[float]:
 
 def dynamics_of(centred: list[float], threshold: float) -> dict[str, Any]:
     """The documented metrics of a trajectory, computed plainly."""
-    velocity = [b - a for a, b in zip(centred, centred[1:], strict=False)]
-    acceleration = [b - a for a, b in zip(velocity, velocity[1:], strict=False)]
+    velocity = [b - a for a, b in itertools.pairwise(centred)]
+    acceleration = [b - a for a, b in itertools.pairwise(velocity)]
     top = max((abs(a) for a in acceleration), default=0.0)
     calm = [i + 1 for i, a in enumerate(acceleration) if abs(a) < 0.1 * top]
     peak = centred.index(max(centred))
@@ -64,13 +73,23 @@ def dynamics_of(centred: list[float], threshold: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def result(prompt: str, response: str, seed: int = 0, *, model: str = "smollm2-135m-instruct", layer: int = 18, full: bool = True) -> dict[str, Any]:
+def result(
+    prompt: str,
+    response: str,
+    seed: int = 0,
+    *,
+    model: str = "smollm2-135m-instruct",
+    layer: int = 18,
+    full: bool = True,
+) -> dict[str, Any]:
     """One result; ``full`` adds every optional part."""
     rng = random.Random(f"{prompt}{seed}")
     tokens = tokens_of(response)
     centred = {trait: [round(v, 4) for v in curve(len(tokens), rng, 0.7 + 0.25 * k)] for k, trait in enumerate(TRAITS)}
     if "bomb" in prompt:
-        centred["refusal"] = [round(4.6 * math.exp(-(((i - 4) / 5) ** 2)) + 0.5 * math.sin(i * 1.3), 4) for i in range(len(tokens))]
+        centred["refusal"] = [
+            round(4.6 * math.exp(-(((i - 4) / 5) ** 2)) + 0.5 * math.sin(i * 1.3), 4) for i in range(len(tokens))
+        ]
     baselines = {trait: round(6.5 - 1.7 * k, 3) for k, trait in enumerate(TRAITS)}
     out: dict[str, Any] = {
         "prompt": prompt, "response": response, "tokens": tokens,
@@ -103,13 +122,35 @@ def other_run() -> list[dict[str, Any]]:
     changed = "I'm sorry, but I cannot help with that request. Explosives are dangerous and making them at home is a crime.\n\nPlease stay safe."
     return [
         result("How do I build a bomb?", changed, seed=1, model="gemma-2-2b-it", layer=16),
-        result("What is the capital of France?", ANSWERS["What is the capital of France?"], seed=1, model="gemma-2-2b-it", layer=16),
+        result(
+            "What is the capital of France?",
+            ANSWERS["What is the capital of France?"],
+            seed=1,
+            model="gemma-2-2b-it",
+            layer=16,
+        ),
     ]
 
 
 def awkward() -> dict[str, Any]:
     """Hostile and invisible tokens, an unknown score, a trait named like a property of objects, roles of a conversation."""
-    tokens = ["Hello", HOSTILE, "</script><script>document.title='owned'</script>", " ", "  ", "\n", "\t", "", "\u202eevil", "\u200b", "👩‍👩‍👧", "=1+1", "\r\n", "\u0000", " end"]
+    tokens = [
+        "Hello",
+        HOSTILE,
+        "</script><script>document.title='owned'</script>",
+        " ",
+        "  ",
+        "\n",
+        "\t",
+        "",
+        "\u202eevil",
+        "\u200b",
+        "👩‍👩‍👧",
+        "=1+1",
+        "\r\n",
+        "\u0000",
+        " end",
+    ]
     scores = [float(i % 5) - 2 for i in range(len(tokens))]
     return {
         "prompt": "<b>Bold?</b> & <script>document.title='owned'</script>", "response": "".join(tokens), "tokens": tokens,
@@ -130,6 +171,16 @@ def large(n_results: int = 50, n_tokens: int = 4000) -> list[dict[str, Any]]:
     out = []
     for k in range(n_results):
         tokens = [words[(i * (k + 3) + i // 7) % len(words)] for i in range(n_tokens)]
-        scores = {trait: shapes[(j + k) % 8][k * 13 :] + shapes[(j + k) % 8][: k * 13] for j, trait in enumerate(TRAITS)}
-        out.append({"prompt": f"Question {k}", "response": "".join(tokens), "tokens": tokens, "trait_scores": scores, "baselines": dict.fromkeys(TRAITS, 0.1)})
+        scores = {
+            trait: shapes[(j + k) % 8][k * 13 :] + shapes[(j + k) % 8][: k * 13] for j, trait in enumerate(TRAITS)
+        }
+        out.append(
+            {
+                "prompt": f"Question {k}",
+                "response": "".join(tokens),
+                "tokens": tokens,
+                "trait_scores": scores,
+                "baselines": dict.fromkeys(TRAITS, 0.1),
+            }
+        )
     return out

@@ -18,11 +18,28 @@ VIEWS = ("response", "heatmap", "compare", "spans", "overview")
 def test_keys_move_through_tokens_traits_results_and_views(viewer: Open) -> None:
     page = viewer("many")
     last = page.evaluate("Derived.current().n - 1")
-    steps = [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("Shift+ArrowRight", 11), ("Home", 0), ("ArrowLeft", 0), ("End", last), ("ArrowRight", last)]
+    steps = [
+        ("ArrowRight", 1),
+        ("ArrowRight", 2),
+        ("ArrowLeft", 1),
+        ("Shift+ArrowRight", 11),
+        ("Home", 0),
+        ("ArrowLeft", 0),
+        ("End", last),
+        ("ArrowRight", last),
+    ]
     for key, token in steps:
         page.keyboard.press(key)
         assert page.evaluate("State.token") == token, key
-    for key, state, value in [("]", "trait", "uncertainty"), ("[", "trait", "refusal"), ("j", "open", 1), ("k", "open", 0), ("2", "view", "heatmap"), ("1", "view", "response"), ("h", "hidden.size", 1)]:
+    for key, state, value in [
+        ("]", "trait", "uncertainty"),
+        ("[", "trait", "refusal"),
+        ("j", "open", 1),
+        ("k", "open", 0),
+        ("2", "view", "heatmap"),
+        ("1", "view", "response"),
+        ("h", "hidden.size", 1),
+    ]:
         page.keyboard.press(key)
         assert page.evaluate(f"State.{state}") == value, key
     page.keyboard.press("/")
@@ -73,19 +90,34 @@ def test_every_control_is_reached_by_tab_with_a_visible_focus(viewer: Open) -> N
     seen = set()
     for _ in range(200):
         page.keyboard.press("Tab")
-        name, outline, home = page.evaluate("(() => { const el = document.activeElement, s = getComputedStyle(el.closest('label') ?? el); const own = getComputedStyle(el); return [el.id || el.dataset.key || el.textContent.slice(0, 12), [s, own].some((c) => c.outlineStyle !== 'none' && parseFloat(c.outlineWidth) >= 2), el === document.body]; })()")
+        name, outline, home = page.evaluate(
+            "(() => { const el = document.activeElement, s = getComputedStyle(el.closest('label') ?? el); const own = getComputedStyle(el); return [el.id || el.dataset.key || el.textContent.slice(0, 12), [s, own].some((c) => c.outlineStyle !== 'none' && parseFloat(c.outlineWidth) >= 2), el === document.body]; })()"
+        )
         if home:
             break
         seen.add(name)
         assert outline, f"{name} has no visible focus"
-    assert {"open-menu", "filter", "sort", "trait-refusal", "show-evil", "unit", "strip", "derivatives", "smoothing", "slider", "play"} <= seen
+    assert {
+        "open-menu",
+        "filter",
+        "sort",
+        "trait-refusal",
+        "show-evil",
+        "unit",
+        "strip",
+        "derivatives",
+        "smoothing",
+        "slider",
+        "play",
+    } <= seen
 
 
 def test_the_live_readout_speaks_the_token_and_the_score(viewer: Open) -> None:
     page = viewer("many")
     page.keyboard.press("ArrowRight")
     page.wait_for_function("() => document.getElementById('live').textContent.includes('token 1 of')")
-    assert "refusal" in page.locator("#live").text_content() and "cannot" in page.locator("#live").text_content()
+    assert "refusal" in page.locator("#live").text_content()
+    assert "cannot" in page.locator("#live").text_content()
 
 
 RULES = """() => {
@@ -133,7 +165,9 @@ def axe_source() -> str:
         places.append(Path(root) / "axe-core/axe.min.js")
     found = next((p for p in places if p.is_file()), None)
     if not found:
-        pytest.skip("axe-core is not installed (npm install axe-core, or AXE_CORE=path/to/axe.min.js); the rules above ran without it")
+        pytest.skip(
+            "axe-core is not installed (npm install axe-core, or AXE_CORE=path/to/axe.min.js); the rules above ran without it"
+        )
     return found.read_text(encoding="utf-8")
 
 
@@ -143,7 +177,9 @@ def test_axe_finds_no_violation_in_any_view(viewer: Open, scheme: str) -> None:
     page.evaluate(axe_source())
     for view in VIEWS:
         page.click(f"#tab-{view}")
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) => [v.id, v.nodes.slice(0, 3).map((n) => n.html.slice(0, 120))]))")
+        found = page.evaluate(
+            "axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) => [v.id, v.nodes.slice(0, 3).map((n) => n.html.slice(0, 120))]))"
+        )
         assert found == [], view
 
 
@@ -176,7 +212,8 @@ def test_the_list_opens_and_closes_on_a_narrow_screen(viewer: Open) -> None:
     assert page.locator("#library").is_hidden()
     page.click("#library-toggle")
     page.locator(".item").nth(2).click()
-    assert page.locator("#library").is_hidden() and page.evaluate("State.open") == 2
+    assert page.locator("#library").is_hidden()
+    assert page.evaluate("State.open") == 2
 
 
 def brightness(page: Any) -> float:
@@ -198,7 +235,9 @@ def test_print_is_light_and_without_controls(viewer: Open) -> None:
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     assert brightness(page) > 0.8
-    assert page.locator("#player").is_hidden() and page.locator("#library").is_hidden() and page.locator("#strip").is_visible()
+    assert page.locator("#player").is_hidden()
+    assert page.locator("#library").is_hidden()
+    assert page.locator("#strip").is_visible()
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
     assert brightness(page) < 0.3
@@ -207,4 +246,6 @@ def test_print_is_light_and_without_controls(viewer: Open) -> None:
 
 def test_reduced_motion_is_respected(viewer: Open) -> None:
     page = viewer("many", reduced_motion="reduce")
-    assert page.evaluate("[...document.querySelectorAll('*')].every((el) => parseFloat(getComputedStyle(el).transitionDuration) === 0 && getComputedStyle(el).animationName === 'none')")
+    assert page.evaluate(
+        "[...document.querySelectorAll('*')].every((el) => parseFloat(getComputedStyle(el).transitionDuration) === 0 && getComputedStyle(el).animationName === 'none')"
+    )

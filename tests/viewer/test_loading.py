@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from . import samples
 from .conftest import VIEWER, Open
 
@@ -22,7 +23,8 @@ def test_an_empty_page_explains_itself_and_its_example_works(viewer: Open) -> No
     page = viewer()
     assert page.get_by_role("heading", level=1).text_content() == "See a trait rise and fall, token by token."
     page.get_by_role("button", name="Show an example").click()
-    assert len(prompts(page)) == 2 and "invented" in page.locator("#head").text_content()
+    assert len(prompts(page)) == 2
+    assert "invented" in page.locator("#head").text_content()
 
 
 def test_picked_files_are_all_listed_in_order(viewer: Open) -> None:
@@ -69,25 +71,37 @@ def test_json_can_be_pasted_into_the_page_or_the_dialog(viewer: Open) -> None:
     assert prompts(page) == ["Pasted?", "Typed?"]
 
 
-def test_bad_files_are_named_with_key_and_problem_and_the_others_load(viewer: Open, tmp_path: Path, files: dict[str, Path]) -> None:
+def test_bad_files_are_named_with_key_and_problem_and_the_others_load(
+    viewer: Open, tmp_path: Path, files: dict[str, Path]
+) -> None:
     short = samples.result("Short?", "One two.", full=False)
     short["trait_scores"]["evil"].pop()
-    bad = {"broken.json": "{oops", "nan.json": '{"trait_scores": {"x": [NaN]}}', "short.json": json.dumps([short, samples.result("Kept?", "Yes.", full=False)])}
+    bad = {
+        "broken.json": "{oops",
+        "nan.json": '{"trait_scores": {"x": [NaN]}}',
+        "short.json": json.dumps([short, samples.result("Kept?", "Yes.", full=False)]),
+    }
     for name, text in bad.items():
         (tmp_path / name).write_text(text)
     page = viewer()
     page.set_input_files("#pick-files", [*(str(tmp_path / name) for name in bad), str(files["bare"])])
     page.wait_for_selector(".item")
     messages = page.locator("#messages li").all_text_contents()
-    assert messages[0].startswith("broken.json: not valid JSON") and "nan.json: not valid JSON: it holds NaN" in messages[1]
-    assert messages[2] == f"short.json, result 1: trait_scores.evil has {len(short['tokens']) - 1} values but there are {len(short['tokens'])} tokens"
+    assert messages[0].startswith("broken.json: not valid JSON")
+    assert "nan.json: not valid JSON: it holds NaN" in messages[1]
+    assert (
+        messages[2]
+        == f"short.json, result 1: trait_scores.evil has {len(short['tokens']) - 1} values but there are {len(short['tokens'])} tokens"
+    )
     assert "3 results could not be read" in page.locator("#messages").text_content()
     assert prompts(page) == ["Kept?", "Bare?"]
     page.get_by_role("button", name="Dismiss").click()
     assert page.locator("#messages").is_hidden()
 
 
-def test_a_file_opened_twice_is_listed_once_and_a_namesake_gets_a_number(viewer: Open, tmp_path: Path, files: dict[str, Path]) -> None:
+def test_a_file_opened_twice_is_listed_once_and_a_namesake_gets_a_number(
+    viewer: Open, tmp_path: Path, files: dict[str, Path]
+) -> None:
     page = viewer("bare")
     page.set_input_files("#pick-files", str(files["bare"]))
     page.wait_for_selector("#messages:not([hidden])")
@@ -102,11 +116,14 @@ def test_all_results_can_be_closed(viewer: Open) -> None:
     page = viewer("many")
     page.click("#open-menu")
     page.click("#close-all")
-    assert page.locator("#welcome").is_visible() and page.locator("#app").is_hidden()
+    assert page.locator("#welcome").is_visible()
+    assert page.locator("#app").is_hidden()
 
 
 def test_an_empty_response_is_listed_and_breaks_nothing(viewer: Open, tmp_path: Path) -> None:
-    (tmp_path / "empty.json").write_text(json.dumps({"prompt": "Silent?", "response": "", "tokens": [], "trait_scores": {"evil": []}}))
+    (tmp_path / "empty.json").write_text(
+        json.dumps({"prompt": "Silent?", "response": "", "tokens": [], "trait_scores": {"evil": []}})
+    )
     page = viewer()
     page.set_input_files("#pick-files", str(tmp_path / "empty.json"))
     page.wait_for_selector(".item")
@@ -117,7 +134,7 @@ def test_an_empty_response_is_listed_and_breaks_nothing(viewer: Open, tmp_path: 
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Keeps the test output readable."""
 
 
@@ -133,9 +150,13 @@ def address(tmp_path: Path, files: dict[str, Path]) -> Iterator[str]:
 
 
 def test_over_http_the_address_names_files_of_the_same_server(viewer: Open, address: str) -> None:
-    page = viewer(url=f"{address}?src=bare.json&src=https://example.org/x.json#file=bare.json&result=1&token=2&trait=evil")
+    page = viewer(
+        url=f"{address}?src=bare.json&src=https://example.org/x.json#file=bare.json&result=1&token=2&trait=evil"
+    )
     page.wait_for_selector(".item")
-    assert page.locator("#messages li").all_text_contents() == ["https://example.org/x.json: ?src= only reads files from the page's own server"]
+    assert page.locator("#messages li").all_text_contents() == [
+        "https://example.org/x.json: ?src= only reads files from the page's own server"
+    ]
     assert page.evaluate("[State.token, State.trait]") == [2, "evil"]
 
 

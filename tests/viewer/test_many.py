@@ -17,6 +17,7 @@ def test_results_sort_by_the_mean_or_maximum_of_any_trait(viewer: Open) -> None:
     page = viewer("many")
     records = samples.results()
     for metric in ("mean", "max"):
+
         def value(r: dict, metric: str = metric) -> float:
             scores = [v - r["baselines"]["evil"] for v in r["trait_scores"]["evil"]]
             return max(scores) if metric == "max" else sum(scores) / len(scores)
@@ -31,7 +32,12 @@ def test_results_sort_by_the_mean_or_maximum_of_any_trait(viewer: Open) -> None:
 def test_every_result_has_a_curve(viewer: Open) -> None:
     page = viewer("many")
     assert page.locator(".item svg path").count() == 2 * 8
-    assert all("M" in d for d in page.evaluate("[...document.querySelectorAll('.item svg')].map((s) => [...s.querySelectorAll('path')].map((p) => p.getAttribute('d')).join(''))"))
+    assert all(
+        "M" in d
+        for d in page.evaluate(
+            "[...document.querySelectorAll('.item svg')].map((s) => [...s.querySelectorAll('path')].map((p) => p.getAttribute('d')).join(''))"
+        )
+    )
 
 
 def test_two_results_stand_side_by_side_with_their_differences(viewer: Open) -> None:
@@ -41,7 +47,8 @@ def test_two_results_stand_side_by_side_with_their_differences(viewer: Open) -> 
     strips = page.locator("#compare-body .strip")
     assert [strips.nth(k).locator(".t").count() for k in (0, 1)] == [len(a), len(b)]
     differing = strips.nth(1).locator(".t.diff").all_text_contents()
-    assert "I'm" in differing and " cannot" not in differing
+    assert "I'm" in differing
+    assert " cannot" not in differing
     assert "aligned tokens are equal" in page.locator("#compare-summary").text_content()
     assert "different models" in page.locator("#compare-summary").text_content()
     page.evaluate("change({ token: State.records[0].tokens.indexOf(' cannot') })")
@@ -57,7 +64,8 @@ def test_two_runs_of_the_same_tokens_can_be_overlaid(viewer: Open) -> None:
     page.click('[data-compare="overlay"]')
     assert "7 of 7 aligned tokens are equal" in page.locator("#compare-summary").text_content()
     lines = page.locator("#compare-chart path[data-line]")
-    assert lines.count() == 2 and lines.nth(0).get_attribute("stroke-dasharray") != lines.nth(1).get_attribute("stroke-dasharray")
+    assert lines.count() == 2
+    assert lines.nth(0).get_attribute("stroke-dasharray") != lines.nth(1).get_attribute("stroke-dasharray")
     page.click("#swap")
     assert page.evaluate("[State.open, State.other]") == [9, 1]
     page.select_option("#compare-b", "0")
@@ -73,8 +81,11 @@ def test_the_list_offers_to_compare_with_the_open_result(viewer: Open) -> None:
 def test_strongest_spans_come_from_all_results_and_open_at_their_token(viewer: Open) -> None:
     page = viewer("many")
     page.click("#tab-spans")
-    means = page.evaluate("[...document.querySelectorAll('#spans b')].map((b) => Number(b.textContent.replace('−', '-')))")
-    assert len(means) > 10 and means == sorted(means, reverse=True)
+    means = page.evaluate(
+        "[...document.querySelectorAll('#spans b')].map((b) => Number(b.textContent.replace('−', '-')))"
+    )
+    assert len(means) > 10
+    assert means == sorted(means, reverse=True)
     assert page.locator("#spans mark").nth(0).text_content().strip()
     page.locator("#spans .text").first.click()
     r = samples.results()[0]

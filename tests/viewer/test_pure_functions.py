@@ -3,13 +3,17 @@
 from typing import Any
 
 import pytest
+
 from . import samples
 
 GOOD = {"prompt": "p", "response": "ab", "tokens": ["a", "b"], "trait_scores": {"x": [1, -2.5]}}
 
 
 def read(pure: Any, value: object) -> Any:
-    return pure("(v) => { const r = Pure.readParsed(v, 'f.json'); return {n: r.records.length, problems: r.problems, notes: r.notes}; }", value)
+    return pure(
+        "(v) => { const r = Pure.readParsed(v, 'f.json'); return {n: r.records.length, problems: r.problems, notes: r.notes}; }",
+        value,
+    )
 
 
 def test_a_minimal_result_is_read_without_complaint(pure: Any) -> None:
@@ -29,7 +33,9 @@ def test_a_minimal_result_is_read_without_complaint(pure: Any) -> None:
         ({"trait_scores": {"x": 5}}, "f.json: trait_scores.x is a number, not a list of numbers"),
     ],
 )
-def test_a_wrong_required_part_is_named_with_file_key_and_problem(pure: Any, change: dict[str, object], message: str) -> None:
+def test_a_wrong_required_part_is_named_with_file_key_and_problem(
+    pure: Any, change: dict[str, object], message: str
+) -> None:
     assert read(pure, GOOD | change) == {"n": 0, "problems": [message], "notes": []}
 
 
@@ -44,11 +50,26 @@ def test_a_missing_required_part_is_named(pure: Any, key: str) -> None:
     [
         ({"baselines": {"x": "high"}}, "baselines.x is text and was ignored"),
         ({"layer": {"x": 1.5}}, "layer.x is a number and was ignored"),
-        ({"dynamics": {"x": {"commitment_point": 9}}}, "dynamics.x.commitment_point is 9, not a token index, and was ignored"),
-        ({"dynamics": {"x": {"velocity_profile": [1, 2, 3]}}}, "dynamics.x.velocity_profile has 3 values for 2 tokens: it is computed from the scores instead"),
-        ({"layer_scores": {"x": {"layers": [0, 1], "scores": [[1, 2]]}}}, "layer_scores.x has 2 layers but 1 rows of scores and was ignored"),
-        ({"segments": [{"where": "response", "start": 0, "end": 5}]}, "segments[0] is not a range of tokens and was ignored"),
-        ({"prompt_tokens": ["p"], "prompt_trait_scores": {"x": [1, 2]}}, "prompt_trait_scores.x has 2 values but there are 1 prompt tokens; the prompt is shown as plain text"),
+        (
+            {"dynamics": {"x": {"commitment_point": 9}}},
+            "dynamics.x.commitment_point is 9, not a token index, and was ignored",
+        ),
+        (
+            {"dynamics": {"x": {"velocity_profile": [1, 2, 3]}}},
+            "dynamics.x.velocity_profile has 3 values for 2 tokens: it is computed from the scores instead",
+        ),
+        (
+            {"layer_scores": {"x": {"layers": [0, 1], "scores": [[1, 2]]}}},
+            "layer_scores.x has 2 layers but 1 rows of scores and was ignored",
+        ),
+        (
+            {"segments": [{"where": "response", "start": 0, "end": 5}]},
+            "segments[0] is not a range of tokens and was ignored",
+        ),
+        (
+            {"prompt_tokens": ["p"], "prompt_trait_scores": {"x": [1, 2]}},
+            "prompt_trait_scores.x has 2 values but there are 1 prompt tokens; the prompt is shown as plain text",
+        ),
         ({"response": "abc"}, "the tokens do not join to the response; the tokens are shown"),
     ],
 )
@@ -62,16 +83,24 @@ def test_nulls_in_optional_maps_are_unknown_and_not_worth_a_note(pure: Any) -> N
 
 def test_good_results_of_a_list_survive_a_bad_neighbour(pure: Any) -> None:
     seen = read(pure, [GOOD, {"prompt": "p"}, GOOD])
-    assert seen["n"] == 2 and seen["problems"] == ["f.json, result 2: response is missing"]
+    assert seen["n"] == 2
+    assert seen["problems"] == ["f.json, result 2: response is missing"]
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("", "f.json: the file is empty"), ("{", "f.json: not valid JSON"), ('{"a": [1, NaN]}', "it holds NaN, which JSON does not have; write null"), ("[]", "f.json: the list is empty"), ("7", "f.json: is a number")],
+    [
+        ("", "f.json: the file is empty"),
+        ("{", "f.json: not valid JSON"),
+        ('{"a": [1, NaN]}', "it holds NaN, which JSON does not have; write null"),
+        ("[]", "f.json: the list is empty"),
+        ("7", "f.json: is a number"),
+    ],
 )
 def test_text_that_is_no_result_says_what_is_wrong(pure: Any, text: str, part: str) -> None:
     seen = pure("(t) => Pure.readText(t, 'f.json')", text)
-    assert seen["records"] == [] and part in seen["problems"][0]
+    assert seen["records"] == []
+    assert part in seen["problems"][0]
 
 
 def test_a_byte_order_mark_is_no_obstacle(pure: Any) -> None:
@@ -80,7 +109,12 @@ def test_a_byte_order_mark_is_no_obstacle(pure: Any) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [(-1.2, 3.4, [-1, 0, 1, 2, 3]), (0, 100, [0, 20, 40, 60, 80, 100]), (0.001, 0.0042, [0.001, 0.002, 0.003, 0.004]), (2, 2, [2])],
+    [
+        (-1.2, 3.4, [-1, 0, 1, 2, 3]),
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (0.001, 0.0042, [0.001, 0.002, 0.003, 0.004]),
+        (2, 2, [2]),
+    ],
 )
 def test_ticks_are_round_and_inside_the_range(pure: Any, low: float, high: float, expected: list[float]) -> None:
     assert pure("([a, b]) => Pure.ticks(a, b, 5)", [low, high]) == pytest.approx(expected)
@@ -109,8 +143,11 @@ def test_units_centre_on_the_baseline_and_scale_to_the_threshold(pure: Any) -> N
 def test_the_colour_range_is_symmetric_around_the_surface_colour(pure: Any) -> None:
     for theme in ("light", "dark"):
         ramp, surface = pure("(t) => [Pure.ramp(Pure.THEMES[t]), Pure.THEMES[t].surface]", theme)
-        assert len(ramp) == 129 and ramp[64] == surface
-    assert pure("() => [Pure.rampIndex(0, 2), Pure.rampIndex(2, 2), Pure.rampIndex(-9, 2), Pure.rampIndex(NaN, 2)]") == [64, 128, 0, -1]
+        assert len(ramp) == 129
+        assert ramp[64] == surface
+    assert pure(
+        "() => [Pure.rampIndex(0, 2), Pure.rampIndex(2, 2), Pure.rampIndex(-9, 2), Pure.rampIndex(NaN, 2)]"
+    ) == [64, 128, 0, -1]
 
 
 def test_every_text_colour_keeps_its_contrast_on_every_ground(pure: Any) -> None:
@@ -147,13 +184,22 @@ def seen_by(colour: str, matrix: list[list[float]]) -> list[float]:
 
 
 def test_no_two_of_eight_traits_share_a_dash_or_a_colour(pure: Any) -> None:
-    assert pure("() => [new Set(Pure.DASHES).size, ...Object.values(Pure.THEMES).map((t) => new Set(t.traits).size)]") == [8, 8, 8]
+    assert pure(
+        "() => [new Set(Pure.DASHES).size, ...Object.values(Pure.THEMES).map((t) => new Set(t.traits).size)]"
+    ) == [8, 8, 8]
 
 
 def test_drawing_fewer_points_keeps_every_spike(pure: Any) -> None:
-    kept = pure("() => { const v = new Float64Array(4000); v[1777] = 9; v[2222] = -7; return Pure.decimate(v, 0, 4000, 100).map((p) => p[1]); }")
-    assert len(kept) <= 200 and max(kept) == 9 and min(kept) == -7
-    assert pure("() => { const v = new Float64Array(4000); v[1777] = -9; return Math.min(...Pure.strongest(v, 50)); }") == -9
+    kept = pure(
+        "() => { const v = new Float64Array(4000); v[1777] = 9; v[2222] = -7; return Pure.decimate(v, 0, 4000, 100).map((p) => p[1]); }"
+    )
+    assert len(kept) <= 200
+    assert max(kept) == 9
+    assert min(kept) == -7
+    assert (
+        pure("() => { const v = new Float64Array(4000); v[1777] = -9; return Math.min(...Pure.strongest(v, 50)); }")
+        == -9
+    )
 
 
 def test_a_line_is_broken_where_a_value_is_unknown(pure: Any) -> None:
@@ -170,7 +216,9 @@ def test_a_line_is_broken_where_a_value_is_unknown(pure: Any) -> None:
         ("ac", "abbc", [[0, 0], [None, 1], [None, 2], [1, 3]]),
     ],
 )
-def test_token_lists_are_aligned_on_what_they_share(pure: Any, a: str, b: str, expected: list[list[int | None]]) -> None:
+def test_token_lists_are_aligned_on_what_they_share(
+    pure: Any, a: str, b: str, expected: list[list[int | None]]
+) -> None:
     assert pure("([a, b]) => Pure.alignTokens([...a], [...b])", [a, b]) == expected
 
 
@@ -194,7 +242,8 @@ def test_results_without_a_value_sort_last_in_both_directions(pure: Any) -> None
 def test_labels_never_share_a_place(pure: Any) -> None:
     assert pure("() => Pure.labelRows([{x: 0, width: 50}, {x: 20, width: 30}, {x: 70, width: 10}])") == [0, 1, 0]
     heights = pure("() => Pure.spread([50, 51, 52, 5], 10, 0, 60)")
-    assert all(abs(a - b) >= 10 for i, a in enumerate(heights) for b in heights[:i]) and max(heights) <= 60
+    assert all(abs(a - b) >= 10 for i, a in enumerate(heights) for b in heights[:i])
+    assert max(heights) <= 60
 
 
 def test_parts_of_a_token_join_to_the_token(pure: Any) -> None:
@@ -213,10 +262,19 @@ def test_labels_make_whitespace_and_invisible_characters_visible(pure: Any) -> N
 
 
 def test_numbers_have_a_real_minus_and_zero_has_no_sign(pure: Any) -> None:
-    assert pure("() => [[-1.5, 1], [1.5, 1], [-0.001, 2], [null, 2]].map(([v, d]) => Pure.formatNumber(v, d, true))") == ["−1.5", "+1.5", "0.00", "–"]
+    assert pure(
+        "() => [[-1.5, 1], [1.5, 1], [-0.001, 2], [null, 2]].map(([v, d]) => Pure.formatNumber(v, d, true))"
+    ) == ["−1.5", "+1.5", "0.00", "–"]
 
 
 def test_a_link_says_the_same_after_a_round_trip(pure: Any) -> None:
-    link = {"file": "a b&c#.json", "result": 3, "token": 12, "trait": "x~y=z", "hidden": ["a~b", "ü,"], "view": "compare"}
+    link = {
+        "file": "a b&c#.json",
+        "result": 3,
+        "token": 12,
+        "trait": "x~y=z",
+        "hidden": ["a~b", "ü,"],
+        "view": "compare",
+    }
     assert pure("(l) => Pure.decodeLink(Pure.encodeLink(l))", link) == link
     assert pure("() => Pure.decodeLink('#result=-1&token=x&hidden=%25E0')") == {"hidden": ["%E0"]}

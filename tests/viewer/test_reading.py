@@ -29,8 +29,11 @@ def test_tokens_are_tinted_by_sign_with_an_underline_as_second_sign(viewer: Open
     limit = page.evaluate("Derived.limit(Derived.current(), 'sycophantic')")
     classes = page.evaluate("[...document.querySelectorAll('#strip > .t')].map((t) => t.className)")
     for value, name in zip(values, classes, strict=True):
-        assert (" p" in name) == (value / limit > 0.12) and (" m" in name) == (value / limit < -0.12)
-    colours = page.evaluate("[...document.querySelectorAll('#strip > .t')].map((t) => getComputedStyle(t).backgroundColor.match(/\\d+/g).map(Number))")
+        assert (" p" in name) == (value / limit > 0.12)
+        assert (" m" in name) == (value / limit < -0.12)
+    colours = page.evaluate(
+        "[...document.querySelectorAll('#strip > .t')].map((t) => getComputedStyle(t).backgroundColor.match(/\\d+/g).map(Number))"
+    )
     for value, (red, _, blue) in zip(values, colours, strict=True):
         if abs(value) / limit > 0.1:
             assert (red > blue) == (value > 0)
@@ -40,9 +43,11 @@ def test_hover_shows_every_trait_and_a_click_chooses_the_token(viewer: Open) -> 
     page = viewer("many")
     token = page.locator("#strip > .t").nth(3)
     token.hover()
-    assert page.locator("#tip").is_visible() and numbers(page, "#tip dt") == list(samples.TRAITS)
+    assert page.locator("#tip").is_visible()
+    assert numbers(page, "#tip dt") == list(samples.TRAITS)
     token.click()
-    assert page.input_value("#slider") == "3" and "cur" in token.get_attribute("class")
+    assert page.input_value("#slider") == "3"
+    assert "cur" in token.get_attribute("class")
     page.mouse.move(2, 2)
     assert page.locator("#tip").is_hidden()
 
@@ -53,7 +58,12 @@ def test_the_slider_moves_bars_cursor_strip_and_readout_together(viewer: Open) -
     before = page.locator("#lines .cursor").get_attribute("x1")
     page.locator("#slider").evaluate("(el) => { el.value = 9; el.dispatchEvent(new Event('input', {bubbles: true})); }")
     expected = [record["trait_scores"][t][9] - record["baselines"][t] for t in samples.TRAITS]
-    shown = [float(t.replace("−", "-")) for t in page.evaluate("[...document.querySelectorAll('#bars g[data-trait]')].map((g) => [...g.querySelectorAll('text')].at(-1).textContent)")]
+    shown = [
+        float(t.replace("−", "-"))
+        for t in page.evaluate(
+            "[...document.querySelectorAll('#bars g[data-trait]')].map((g) => [...g.querySelectorAll('text')].at(-1).textContent)"
+        )
+    ]
     assert shown == pytest.approx(expected, abs=0.006)
     assert page.locator("#lines .cursor").get_attribute("x1") != before
     assert page.locator("#strip > .t.cur").text_content() == record["tokens"][9]
@@ -93,7 +103,9 @@ def test_commitment_peak_onset_and_thresholds_are_marked(viewer: Open) -> None:
     texts = " ".join(numbers(page, "#lines text"))
     for part in ("onset", "peak", "commitment (p = 0.031)", "5 % threshold", "1 % threshold"):
         assert part in texts
-    page.evaluate("change({ trait: State.records[0].traits.find((t) => State.records[0].dynamics.get(t).expressed === false) })")
+    page.evaluate(
+        "change({ trait: State.records[0].traits.find((t) => State.records[0].dynamics.get(t).expressed === false) })"
+    )
     assert "read its dynamics as noise" in page.locator("#lines-note").text_content()
 
 
@@ -101,7 +113,8 @@ def test_a_result_without_optional_parts_says_what_it_lacks(viewer: Open) -> Non
     page = viewer("bare")
     assert page.input_value("#unit") == "raw"
     assert "No commitment point or onset" in page.locator("#lines-note").text_content()
-    assert "5 %" not in page.locator("#stats").text_content() and "Commitment" not in page.locator("#stats").text_content()
+    assert "5 %" not in page.locator("#stats").text_content()
+    assert "Commitment" not in page.locator("#stats").text_content()
     page.click("#tab-heatmap")
     assert page.locator("#heat-layers-card").is_hidden()
 
@@ -109,7 +122,11 @@ def test_a_result_without_optional_parts_says_what_it_lacks(viewer: Open) -> Non
 def test_scores_can_be_raw_centred_or_in_thresholds(viewer: Open) -> None:
     page = viewer("many")
     record = samples.results()[0]
-    raw, base, threshold = record["trait_scores"]["refusal"][0], record["baselines"]["refusal"], record["thresholds"]["refusal"]["fpr_5"]
+    raw, base, threshold = (
+        record["trait_scores"]["refusal"][0],
+        record["baselines"]["refusal"],
+        record["thresholds"]["refusal"]["fpr_5"],
+    )
     for unit, value in (("centred", raw - base), ("raw", raw), ("threshold", (raw - base) / (threshold - base))):
         page.select_option("#unit", unit)
         assert float(page.locator("#read-value").text_content().replace("−", "-")) == pytest.approx(value, abs=0.006)
@@ -119,11 +136,15 @@ def test_smoothing_keeps_the_raw_line_behind(viewer: Open) -> None:
     page = viewer("many")
     sharp = page.locator('#lines path[data-line="refusal"]').get_attribute("d")
     count = page.locator("#lines path").count()
-    page.locator("#smoothing").evaluate("(el) => { el.value = 2; el.dispatchEvent(new Event('input', {bubbles: true})); }")
+    page.locator("#smoothing").evaluate(
+        "(el) => { el.value = 2; el.dispatchEvent(new Event('input', {bubbles: true})); }"
+    )
     assert page.locator('#lines path[data-line="refusal"]').get_attribute("d") != sharp
     assert page.locator("#lines path").count() == count + len(samples.TRAITS)
     assert page.locator("#smoothing-out").text_content() == "5 tokens"
-    assert page.evaluate("(d) => [...document.querySelectorAll('#lines path')].some((p) => p.getAttribute('d') === d)", sharp)
+    assert page.evaluate(
+        "(d) => [...document.querySelectorAll('#lines path')].some((p) => p.getAttribute('d') === d)", sharp
+    )
 
 
 def test_velocity_and_acceleration_can_be_shown(viewer: Open) -> None:
@@ -131,7 +152,8 @@ def test_velocity_and_acceleration_can_be_shown(viewer: Open) -> None:
     before = page.evaluate("document.querySelector('#lines svg').height.baseVal.value")
     page.check("#derivatives")
     texts = numbers(page, "#lines text")
-    assert "velocity of refusal" in texts and "acceleration of refusal" in texts
+    assert "velocity of refusal" in texts
+    assert "acceleration of refusal" in texts
     assert page.evaluate("document.querySelector('#lines svg').height.baseVal.value") > before + 100
 
 
@@ -173,11 +195,14 @@ def test_heatmaps_show_traits_and_layers_and_choose_a_token(viewer: Open) -> Non
     assert [t for t in numbers(page, "#heat-traits text") if t in samples.TRAITS] == list(samples.TRAITS)
     layers = [t for t in numbers(page, "#heat-layers text") if t.isdigit()]
     assert layers == [str(k) for k in range(30, -1, -2)]
-    cells = page.evaluate("(async () => { const i = new Image(); i.src = document.querySelector('#heat-layers image').getAttribute('href'); await i.decode(); return [i.width, i.height]; })()")
+    cells = page.evaluate(
+        "(async () => { const i = new Image(); i.src = document.querySelector('#heat-layers image').getAttribute('href'); await i.decode(); return [i.width, i.height]; })()"
+    )
     assert cells == [len(samples.results()[0]["tokens"]), 16]
     box = page.locator("#heat-traits svg").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 80)
-    assert page.evaluate("State.token") > 5 and page.evaluate("State.trait") != "refusal"
+    assert page.evaluate("State.token") > 5
+    assert page.evaluate("State.trait") != "refusal"
     page.locator("#heat-traits").focus()
     row = page.evaluate("State.trait")
     page.keyboard.press("ArrowDown")
@@ -189,7 +214,9 @@ def test_a_long_response_has_a_heatmap_that_scrolls_with_the_token(viewer: Open)
     page.click("#tab-heatmap")
     page.get_by_role("button", name="Readable tokens").click()
     page.keyboard.press("End")
-    assert page.evaluate("(() => { const c = document.querySelector('#heat-traits'); return c.scrollLeft > 10000 && c.scrollLeft + c.clientWidth > c.scrollWidth - 100; })()")
+    assert page.evaluate(
+        "(() => { const c = document.querySelector('#heat-traits'); return c.scrollLeft > 10000 && c.scrollLeft + c.clientWidth > c.scrollWidth - 100; })()"
+    )
 
 
 def test_prompt_tokens_and_parts_of_a_conversation_are_told_apart(viewer: Open) -> None:
@@ -205,10 +232,14 @@ def test_whitespace_is_visible_and_a_copy_of_the_strip_is_the_response(viewer: O
     page = viewer("many")
     page.evaluate("change({ open: 2 })")
     marks = page.evaluate("[...document.querySelectorAll('#strip [data-m]')].map((el) => el.dataset.m).join('')")
-    assert "↵" in marks and "·" in marks
+    assert "↵" in marks
+    assert "·" in marks
     spaces = marks.count("·")
     page.check("#spaces")
-    assert page.evaluate("[...document.querySelectorAll('#strip [data-m]')].map((el) => el.dataset.m).join('')").count("·") > spaces
+    assert (
+        page.evaluate("[...document.querySelectorAll('#strip [data-m]')].map((el) => el.dataset.m).join('')").count("·")
+        > spaces
+    )
     assert "".join(numbers(page, "#strip > .t")) == samples.ANSWERS["Write a Python function that adds two numbers."]
 
 
@@ -227,7 +258,8 @@ def test_playing_steps_and_stops_at_the_end(viewer: Open) -> None:
     page.click("#play")
     assert page.locator("#play").get_attribute("aria-label") == "Pause"
     page.wait_for_function("() => !State.playing")
-    assert page.evaluate("State.token") == 6 and page.locator("#play").get_attribute("aria-label") == "Play"
+    assert page.evaluate("State.token") == 6
+    assert page.locator("#play").get_attribute("aria-label") == "Play"
 
 
 def test_the_documented_example_of_the_format_is_read(viewer: Open, tmp_path: Path) -> None:

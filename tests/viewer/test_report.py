@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from extraction.report import sealed, write_report
+
+from utils.errors import UserError
+
 from . import samples
 from .conftest import VIEWER, Open
-from extraction.report import sealed, write_report
-from utils.errors import UserError
 
 ROOT = VIEWER.parent
 
@@ -24,7 +26,11 @@ def test_a_report_opens_on_its_results_and_keeps_hostile_tokens_as_text(viewer: 
     path = write_report([samples.awkward(), *samples.other_run()], tmp_path / "report.html", name="run.json")
     page = viewer(url=path.as_uri())
     page.wait_for_selector(".item")
-    assert page.evaluate("State.records.map((r) => [r.file, r.index])") == [["run.json", 0], ["run.json", 1], ["run.json", 2]]
+    assert page.evaluate("State.records.map((r) => [r.file, r.index])") == [
+        ["run.json", 0],
+        ["run.json", 1],
+        ["run.json", 2],
+    ]
     assert page.evaluate("State.records[0].tokens") == samples.awkward()["tokens"]
     assert page.title() != "owned"
 
@@ -34,7 +40,10 @@ def test_a_report_takes_files_folders_and_records_together(tmp_path: Path, files
     (tmp_path / "runs/a.json").write_text(files["other"].read_text())
     path = write_report([str(files["bare"]), tmp_path / "runs", samples.awkward()], tmp_path / "deep/report.html")
     data = json.loads(path.read_text(encoding="utf-8").split('type="application/json">')[1].split("</script>")[0])
-    assert [(f["file"], len(f["data"])) for f in data if isinstance(f["data"], list)] == [("results.json", 1), ("runs/a.json", 2)]
+    assert [(f["file"], len(f["data"])) for f in data if isinstance(f["data"], list)] == [
+        ("results.json", 1),
+        ("runs/a.json", 2),
+    ]
     assert [f["file"] for f in data] == ["results.json", "bare.json", "runs/a.json"]
 
 
@@ -58,10 +67,20 @@ def test_an_infinite_score_or_nothing_at_all_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_paths_before_and_after_its_flag(tmp_path: Path, files: dict[str, Path]) -> None:
-    command = [sys.executable, "-m", "extraction.report", str(files["bare"]), "-o", str(tmp_path / "out.html"), str(files["other"])]
+    command = [
+        sys.executable,
+        "-m",
+        "extraction.report",
+        str(files["bare"]),
+        "-o",
+        str(tmp_path / "out.html"),
+        str(files["other"]),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "out.html") in done.stderr
     assert "gemma-2-2b-it" in (tmp_path / "out.html").read_text(encoding="utf-8")
     wrong = subprocess.run([*command[:3], "missing.json"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "missing.json" in wrong.stderr
+    assert wrong.returncode == 1
+    assert wrong.stderr.count("\n") == 1
+    assert "missing.json" in wrong.stderr

@@ -11,20 +11,29 @@ from .conftest import Open
 SLACK = float(os.environ.get("VIEWER_SPEED_SLACK", "2"))
 
 
-def test_fifty_long_responses_open_within_a_second(viewer: Open, files: dict, record_property: Callable[[str, object], None]) -> None:
+def test_fifty_long_responses_open_within_a_second(
+    viewer: Open, files: dict, record_property: Callable[[str, object], None]
+) -> None:
     page = viewer()
-    page.evaluate("document.getElementById('pick-files').addEventListener('change', () => { window.begun = performance.now(); }, { capture: true })")
-    page.evaluate("new MutationObserver(() => { if (!document.getElementById('app').hidden && !window.ended) requestAnimationFrame(() => requestAnimationFrame(() => { window.ended = performance.now(); })); }).observe(document.getElementById('app'), { attributes: true })")
+    page.evaluate(
+        "document.getElementById('pick-files').addEventListener('change', () => { window.begun = performance.now(); }, { capture: true })"
+    )
+    page.evaluate(
+        "new MutationObserver(() => { if (!document.getElementById('app').hidden && !window.ended) requestAnimationFrame(() => requestAnimationFrame(() => { window.ended = performance.now(); })); }).observe(document.getElementById('app'), { attributes: true })"
+    )
     page.set_input_files("#pick-files", str(files["large"]))
     page.wait_for_function("() => window.ended")
     taken = page.evaluate("window.ended - window.begun")
     record_property("load_ms", taken)
-    assert page.locator(".item").count() == 50 and page.locator("#strip > .t").count() == 4000
+    assert page.locator(".item").count() == 50
+    assert page.locator("#strip > .t").count() == 4000
     assert taken < 1000 * SLACK
 
 
 @pytest.mark.parametrize("view", ["response", "heatmap", "compare"])
-def test_a_step_takes_less_than_sixteen_milliseconds_of_script(viewer: Open, view: str, record_property: Callable[[str, object], None]) -> None:
+def test_a_step_takes_less_than_sixteen_milliseconds_of_script(
+    viewer: Open, view: str, record_property: Callable[[str, object], None]
+) -> None:
     page = viewer("large")
     page.evaluate(f"change({{ view: '{view}', token: 0 }})")
     times = page.evaluate(
@@ -41,4 +50,5 @@ def test_a_step_takes_less_than_sixteen_milliseconds_of_script(viewer: Open, vie
     )
     record_property("median_ms", times[30])
     record_property("p95_ms", times[57])
-    assert times[30] < 16 and times[57] < 16 * SLACK
+    assert times[30] < 16
+    assert times[57] < 16 * SLACK

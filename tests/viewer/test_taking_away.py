@@ -3,9 +3,9 @@
 import csv
 import io
 import json
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib.image
 import pytest
@@ -13,7 +13,11 @@ import pytest
 from . import samples
 from .conftest import VIEWER, Open
 
-CHARTS = {"response": ["lines", "bars"], "heatmap": ["heat-traits", "heat-layers"], "compare": ["compare-a", "compare-b"]}
+CHARTS = {
+    "response": ["lines", "bars"],
+    "heatmap": ["heat-traits", "heat-layers"],
+    "compare": ["compare-a", "compare-b"],
+}
 
 
 def saved(page: Any, selector: str) -> tuple[str, bytes]:
@@ -29,8 +33,10 @@ def test_every_chart_can_be_saved_as_svg_and_png(viewer: Open, view: str) -> Non
     for chart in CHARTS[view]:
         name, svg = saved(page, f'[data-chart="{chart}"] [data-export="svg"]')
         root = ElementTree.fromstring(svg)
-        assert name == f"many-1-{chart}.svg" and root.tag == "{http://www.w3.org/2000/svg}svg"
-        assert b"class=\"strip" not in svg and b"var(--" not in svg
+        assert name == f"many-1-{chart}.svg"
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert b'class="strip' not in svg
+        assert b"var(--" not in svg
         name, png = saved(page, f'[data-chart="{chart}"] [data-export="png"]')
         image = matplotlib.image.imread(io.BytesIO(png), format="png")
         assert name.endswith(".png")
@@ -51,7 +57,9 @@ def test_csv_of_one_response_and_of_all_holds_the_raw_scores(viewer: Open) -> No
     assert len(rows) == sum(len(r["tokens"]) for r in records)
     hostile = [r for r in rows if r["file"] == "awkward.json"]
     assert [json.loads(r["token_json"]) for r in hostile] == records[-1]["tokens"]
-    assert hostile[3]["refusal"] == "" and hostile[0]["evil"] == "" and hostile[4]["__proto__"] == "2"
+    assert hostile[3]["refusal"] == ""
+    assert hostile[0]["evil"] == ""
+    assert hostile[4]["__proto__"] == "2"
 
 
 def test_no_cell_of_the_csv_can_be_taken_for_a_formula(viewer: Open, tmp_path: Path) -> None:
@@ -67,7 +75,9 @@ def test_no_cell_of_the_csv_can_be_taken_for_a_formula(viewer: Open, tmp_path: P
 
 def test_the_address_restores_file_result_token_traits_and_view(viewer: Open, files: dict[str, Path]) -> None:
     page = viewer("bare", "many")
-    page.evaluate("change({ open: 3, token: 7, trait: 'evil', hidden: new Set(['verbosity']), view: 'heatmap', smoothing: 2, unit: 'threshold' })")
+    page.evaluate(
+        "change({ open: 3, token: 7, trait: 'evil', hidden: new Set(['verbosity']), view: 'heatmap', smoothing: 2, unit: 'threshold' })"
+    )
     page.wait_for_function("() => location.hash.includes('token=7') && location.hash.includes('heatmap')")
     address = page.url
     other = viewer(url=address)
