@@ -1,6 +1,6 @@
 """Toolkit for extracting trait vectors from a model's activations and reading them token by token."""
 
-from traitlens.activations import ActivationCapture, mean_activations
+from traitlens.activations import ActivationCapture, mean_activations, mean_over_tokens, read_layers
 from traitlens.compute import (
     compute_derivative,
     compute_second_derivative,
@@ -42,8 +42,10 @@ __all__ = [
     "layer_path",
     "mean_activations",
     "mean_difference",
+    "mean_over_tokens",
     "middle_layer",
     "n_layers",
     "normalize_vectors",
     "projection",
+    "read_layers",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,53 +74,90 @@ class ActivationCapture:
         return sum(p.element_size() * p.nelement() for pieces in self._pieces.values() for p in pieces)
 
 
+Reduce = Callable[[Tensor], Tensor]
+
+
 class _Stop(Exception):  # noqa: N818 - a signal, not an error: everything asked for has been computed
     """Ends a forward pass after the deepest hooked layer."""
+
+
+def read_layers(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int], reduce: Reduce
+) -> Tensor:
+    """What ``reduce`` makes of the residual stream at each of ``layers``, in one forward pass.
+
+    Reducing happens inside the hook, so no full sequence of states outlives its block. The pass ends at the deepest layer
+    asked for: no later block and no LM head is computed.
+
+    Args:
+        model: any decoder-only model that takes ``input_ids`` and ``attention_mask``.
+        input_ids: [batch, seq], padded on the right.
+        attention_mask: [batch, seq], 1 for real tokens.
+        layers: layer numbers (see ``traitlens.layers``).
+        reduce: from hidden [batch, seq, hidden] in the model's dtype, on the layer's device, to [rows, hidden].
+
+    Returns:
+        float32 [rows, n_layers, hidden] on the CPU, in the order of ``layers``.
+    """
+    reduced: dict[int, Tensor] = {}
+    deepest = max(layers)
+
+    def reducing_hook(layer: int) -> ForwardHook:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], hidden: Tensor) -> None:  # noqa: ARG001 - torch's signature
+            reduced[layer] = reduce(hidden).float()
+            if layer == deepest:
+                raise _Stop
+
+        return hook
+
+    with HookManager(model) as hooks, torch.inference_mode():
+        for layer in set(layers):
+            hooks.add_layer_hook(layer, reducing_hook(layer))
+        with contextlib.suppress(_Stop):  # the normal end
+            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    # One stack per device, then one transfer each: a model on several GPUs has layers on all of them.
+    first = reduced[layers[0]].device
+    return torch.stack([reduced[layer].to(first, non_blocking=True) for layer in layers], dim=1).cpu()
+
+
+def mean_over_tokens(token_mask: Tensor) -> Reduce:
+    """A reduction for ``read_layers``: each row's mean over the tokens where ``token_mask`` [batch, seq] is true.
+
+    One batched product, accumulated in float32.
+
+    Raises:
+        ValueError: a row with no token to average.
+    """
+    counts = token_mask.sum(dim=1)
+    if bool((counts == 0).any()):
+        raise ValueError(f"row {int((counts == 0).nonzero()[0])} has no token to average: an empty response?")
+    first = int(token_mask.any(dim=0).nonzero()[0])  # the prompts' columns need no product
+    weights = (token_mask[:, first:].float() / counts[:, None]).unsqueeze(1)  # [batch, 1, seq]
+
+    def reduce(hidden: Tensor) -> Tensor:
+        return torch.bmm(weights.to(hidden.device, non_blocking=True), hidden[:, first:].float()).squeeze(1)
+
+    return reduce
 
 
 def mean_activations(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, token_mask: Tensor, layers: Sequence[int]
 ) -> Tensor:
-    """Mean residual stream over chosen tokens, at chosen layers, in one forward pass: float32 [batch, n_layers, hidden].
-
-    The mean is taken inside the hook by one batched product per layer, accumulated in float32, so no full sequence of
-    states outlives its block. The pass ends at the deepest layer asked for: no later block and no LM head is computed.
+    """Mean residual stream over chosen tokens, at chosen layers, in one forward pass.
 
     Args:
         model: any decoder-only model that takes ``input_ids`` and ``attention_mask``.
-        input_ids: [batch, seq], padded on either side.
+        input_ids: [batch, seq], padded on the right.
         attention_mask: [batch, seq], 1 for real tokens.
         token_mask: [batch, seq], true for the tokens that enter the mean; at least one per row.
         layers: layer numbers (see ``traitlens.layers``).
 
     Returns:
-        On the CPU, in the order of ``layers``; rows in the order of ``input_ids``.
+        float32 [batch, n_layers, hidden] on the CPU.
 
     Raises:
         ValueError: a row with no token to average, or shapes that differ.
     """
     if token_mask.shape != input_ids.shape:
         raise ValueError(f"token_mask is {list(token_mask.shape)} but input_ids is {list(input_ids.shape)}")
-    counts = token_mask.sum(dim=1)
-    if bool((counts == 0).any()):
-        raise ValueError(f"row {int((counts == 0).nonzero()[0])} has no token to average: an empty response?")
-    first = int(token_mask.any(dim=0).nonzero()[0])  # the prompts' columns need no product
-    weights = (token_mask[:, first:].float() / counts[:, None]).unsqueeze(1)  # [batch, 1, seq]
-    means: dict[int, Tensor] = {}
-
-    def pooling_hook(layer: int) -> ForwardHook:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], hidden: Tensor) -> None:  # noqa: ARG001
-            selected = hidden[:, first:].float()
-            means[layer] = torch.bmm(weights.to(hidden.device, non_blocking=True), selected).squeeze(1)
-            if layer == deepest:
-                raise _Stop
-
-        return hook
-
-    deepest = max(layers)
-    with HookManager(model) as hooks, torch.inference_mode():
-        for layer in sorted(set(layers)):
-            hooks.add_layer_hook(layer, pooling_hook(layer))
-        with contextlib.suppress(_Stop):  # the normal end
-            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    return torch.stack([means[layer].cpu() for layer in layers], dim=1)
+    return read_layers(model, input_ids, attention_mask, layers, mean_over_tokens(token_mask))

@@ -77,6 +77,7 @@ class ActivationsInfo:
     model: str
     model_path: str
     revision: str | None
+    model_dtype: str
     n_layers: int
     hidden_size: int
     layers: list[int]
@@ -86,10 +87,13 @@ class ActivationsInfo:
     pooling: str
     template_hash: str
     dtype: str
+    batch_size: int
+    batch_tokens: int
     responses_from: str
     rows: dict[str, list[int]]
     texts_sha256: dict[str, str]
     n_response_tokens: dict[str, list[int]]
+    n_neutral_tokens: int
     versions: dict[str, str]
 
 

@@ -47,6 +47,11 @@ class TraitFolder:
         return self.root / "activations"
 
     @property
+    def unfinished_activations_dir(self) -> Path:
+        """Where a capture works until it is whole."""
+        return self.root / "activations.partial"
+
+    @property
     def vectors_dir(self) -> Path:
         """Folder of the vectors, their side-cars and their summary."""
         return self.root / "vectors"

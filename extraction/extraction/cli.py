@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
 import logging
+import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.errors import UserError
+
+from extraction.distributed import Process
 
 logger = logging.getLogger("traitlens")
 
@@ -156,8 +160,8 @@ def trait_names(trait: str | None, traits: list[str] | None) -> list[str]:
     return ([trait] if trait else []) + (traits or [])
 
 
-def for_each_trait(names: Sequence[str], work: Callable[[int], object]) -> None:
-    """Call ``work(i)`` for every trait, going on after a failure.
+def for_each_trait(names: Sequence[str], work: Callable[[int], object], *, stop_at_first: bool = False) -> None:
+    """Call ``work(i)`` for every trait, going on after a failure unless ``stop_at_first``.
 
     Raises:
         UserError: some trait failed; each failure was logged, and the message names the traits.
@@ -167,6 +171,8 @@ def for_each_trait(names: Sequence[str], work: Callable[[int], object]) -> None:
         try:
             work(i)
         except UserError as error:
+            if stop_at_first:
+                raise
             failures.append((name, error))
             if len(names) > 1:
                 logger.error("%s: %s", name, error)
@@ -176,8 +182,18 @@ def for_each_trait(names: Sequence[str], work: Callable[[int], object]) -> None:
         raise UserError(f"{len(failures)} of {len(names)} traits failed: {', '.join(name for name, _ in failures)}")
 
 
-def check_range(name: str, value: float | None, low: float, high: float = float("inf")) -> None:
+def check_range(name: str, value: float | None, low: float, high: float = math.inf) -> None:
     """Raise UserError unless ``value`` is None or within ``low..high``."""
     if value is not None and not low <= value <= high:
-        raise UserError(f"--{name} must be from {low:g} to {high:g}, got {value:g}" if high < float("inf")
-                        else f"--{name} must be at least {low:g}, got {value:g}")
+        wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise UserError(f"--{name} must be {wanted}, got {value:g}")
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, total: int, process: Process) -> Iterator[Callable[[int], object]]:
+    """A function that advances a bar on the terminal; silent in other processes and where there is no terminal."""
+    from tqdm import tqdm
+
+    silent = not process.is_main or not sys.stderr.isatty()
+    with tqdm(total=total, desc=title, disable=silent, unit="response") as bar:
+        yield lambda n: bar.update(n * process.count)

@@ -1,0 +1,366 @@
+"""Stage 2: read every response with the model and keep its mean activation at every layer.
+
+Examples go through the model in batches of similar length under a token budget. Each batch's means are written to their rows
+of the file at once, so memory does not grow with the number of examples, and a run that was interrupted continues with the
+batches that are missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from traitlens.activations import mean_over_tokens, read_layers
+from traitlens.layers import LAYER_CONVENTION, hook_point, n_layers
+from utils.activation_files import (
+    TENSOR,
+    activations_path,
+    read_activations_info,
+    spread_evenly,
+    write_activations_info,
+)
+from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.files import append_jsonl, read_jsonl
+from utils.generation import halving_on_out_of_memory
+from utils.models import LoadedModel
+from utils.prompts import encode_prompt, encode_response, format_prompt, template_hash
+from utils.records import POLARITIES, ActivationsInfo, Context, Polarity, Response
+from utils.store import TraitFolder, responses_fingerprint
+from utils.tensor_file import RowWriter, StoredDtype
+from utils.versions import package_versions
+
+from extraction.distributed import Process
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+POOLING = "mean over the response's own tokens, accumulated in float32"
+# Where means come near float16's largest number (65,504) its range is the risk and bfloat16's precision the lesser evil.
+_FLOAT16_SAFE = 16_384.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One response as the model reads it: where its mean goes, its tokens, and where the response begins.
+
+    Attributes:
+        row: row in the polarity's tensor.
+        kept_tokens: positions within the response whose states are kept on their own (neutral responses).
+        first_kept: row of the first of them in the neutral tokens' tensor.
+    """
+
+    polarity: Polarity
+    row: int
+    ids: list[int]
+    response_start: int
+    kept_tokens: tuple[int, ...] = ()
+    first_kept: int = 0
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """What to read and how to cut it into batches."""
+
+    context: Context = "question"
+    layers: tuple[int, ...] | None = None
+    batch_size: int = 64
+    batch_tokens: int = 4096
+    neutral_tokens: int = 1000
+    store_dtype: StoredDtype | None = None
+
+
+def capture_activations(
+    folder: TraitFolder,
+    source: TraitFolder,
+    loaded: LoadedModel,
+    settings: CaptureSettings,
+    process: Process,
+    *,
+    threshold: float | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], object] = lambda n: None,
+) -> ActivationsInfo:
+    """Capture the activations of a trait's responses; returns how.
+
+    Args:
+        folder: where the activations go.
+        source: whose responses are read; ``folder`` itself unless they come from another experiment.
+        loaded: the model.
+        settings: context, layers and batches.
+        process: this process among those of the launch; all of them write to the same files.
+        threshold: leave out responses whose score does not confirm their side; None reads all.
+        overwrite: capture anew even where the same capture is there.
+        progress: called with the number of responses read, batch by batch.
+
+    Raises:
+        UserError: there are no responses to read, or the model cannot read them.
+    """
+    kept = {polarity: _rows_to_read(source, polarity, threshold, loaded) for polarity in POLARITIES}
+    examples, n_neutral_tokens = _examples(kept, loaded, settings)
+    info = _describe(source, loaded, settings, kept, examples, n_neutral_tokens)
+    if not overwrite and _finished(folder) == _timeless(info):
+        logger.info("%s: these activations are there already", folder.trait)
+        progress(len(examples))
+        return info
+    batches = token_budget_batches([len(e.ids) for e in examples], settings.batch_tokens, settings.batch_size)
+    writers = _begin(folder, info, [examples[i] for i in batches[0]], loaded, process, overwrite)
+    journal = folder.unfinished_activations_dir / f"batches.{process.rank}.jsonl"
+    done = {entry["batch"] for path in _journals(folder) for entry in read_jsonl(path) if "batch" in entry}
+    for number, batch in process.mine(enumerate(batches)):
+        if number not in done:
+            part = [examples[i] for i in batch]
+            halving_on_out_of_memory(lambda part: [_read_and_write(part, loaded, info.layers, writers)], part)
+            for writer in writers.values():
+                writer.flush()
+            append_jsonl(journal, [{"batch": number}])
+        progress(len(batch))
+    process.wait()
+    if process.is_main:
+        info = ActivationsInfo(**{**asdict(info), "dtype": next(iter(writers.values())).dtype})
+        _finish(folder, info)
+    process.wait()
+    return info
+
+
+def _rows_to_read(
+    source: TraitFolder, polarity: Polarity, threshold: float | None, loaded: LoadedModel
+) -> list[tuple[int, Response]]:
+    responses = source.read_responses(polarity)
+    rows = [(i, r) for i, r in enumerate(responses) if encode_response(loaded.tokenizer, r.response)]
+    if empty := len(responses) - len(rows):
+        logger.warning("%s: %d of %d %s responses are empty and left out", source.trait, empty, len(responses), polarity)
+    if threshold is not None:
+        before = len(rows)
+        rows = [(i, r) for i, r in rows if r.shows(polarity, threshold)]
+        logger.info("%s: %d of %d %s responses pass the threshold %g", source.trait, len(rows), before, polarity, threshold)
+    if not rows and polarity != "neutral":
+        raise UserError(
+            f"{source.responses_path(polarity)}: none of {len(responses)} responses can be read"
+            + ("" if threshold is None else f" at --threshold {threshold:g}; lower it or judge again")
+        )
+    return rows
+
+
+def _examples(
+    kept: dict[Polarity, list[tuple[int, Response]]], loaded: LoadedModel, settings: CaptureSettings
+) -> tuple[list[Example], int]:
+    """All examples in the order of the files, and how many neutral tokens are kept."""
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    examples: list[Example] = []
+    cut = 0
+    for polarity in POLARITIES:
+        for row, (_, response) in enumerate(kept[polarity]):
+            instruction = response.instruction if settings.context == "full" else ""
+            prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, response.question, instruction))
+            ids = prompt + encode_response(loaded.tokenizer, response.response)
+            if len(prompt) >= limit:
+                raise UserError(f"a prompt has {len(prompt)} tokens, but {loaded.name} reads {limit}: {response.question[:60]!r}")
+            cut += len(ids) > limit
+            examples.append(Example(polarity, row, ids[:limit], len(prompt)))
+    if cut:
+        logger.warning("%d responses are longer than the %d positions of %s and cut there", cut, limit, loaded.name)
+    return _choose_neutral_tokens(examples, settings.neutral_tokens)
+
+
+def _choose_neutral_tokens(examples: list[Example], wanted: int) -> tuple[list[Example], int]:
+    """The examples with the tokens to keep of the neutral ones, spread evenly over all of their response tokens."""
+    places = [
+        (i, position)
+        for i, e in enumerate(examples)
+        if e.polarity == "neutral"
+        for position in range(len(e.ids) - e.response_start)
+    ]
+    chosen = [places[k] for k in spread_evenly(len(places), wanted)]
+    positions: dict[int, list[int]] = {}
+    first: dict[int, int] = {}
+    for rank, (i, position) in enumerate(chosen):
+        positions.setdefault(i, []).append(position)
+        first.setdefault(i, rank)
+    with_tokens = [
+        Example(e.polarity, e.row, e.ids, e.response_start, tuple(positions[i]), first[i]) if i in positions else e
+        for i, e in enumerate(examples)
+    ]
+    return with_tokens, len(chosen)
+
+
+def token_budget_batches(lengths: Sequence[int], batch_tokens: int, batch_size: int) -> list[list[int]]:
+    """Indices in batches of at most ``batch_size`` rows and ``batch_tokens`` padded tokens, longest first.
+
+    Sorted by length, so that little of a batch is padding. A row longer than the budget is a batch of its own.
+
+    >>> token_budget_batches([3, 9, 4, 2], batch_tokens=9, batch_size=2)
+    [[1], [2, 0], [3]]
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        batch = batches[-1] if batches else None
+        if batch and len(batch) < batch_size and lengths[batch[0]] * (len(batch) + 1) <= batch_tokens:
+            batch.append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _read_and_write(
+    batch: Sequence[Example], loaded: LoadedModel, layers: Sequence[int], writers: dict[str, RowWriter]
+) -> None:
+    means, tokens = read_batch(batch, loaded, layers)
+    for polarity in POLARITIES:
+        rows = [i for i, e in enumerate(batch) if e.polarity == polarity]
+        if rows:
+            _check_range(means[rows], writers[polarity].dtype)
+            writers[polarity].write([batch[i].row for i in rows], means[rows])
+    if len(tokens):
+        indices = [e.first_kept + k for e in batch for k in range(len(e.kept_tokens))]
+        _check_range(tokens, writers["neutral_tokens"].dtype)
+        writers["neutral_tokens"].write(indices, tokens)
+
+
+def read_batch(batch: Sequence[Example], loaded: LoadedModel, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mean activations [batch, n_layers, hidden] and states at kept tokens [m, n_layers, hidden], float32, one pass."""
+    import torch
+
+    length = max(len(e.ids) for e in batch)
+    input_ids = torch.full((len(batch), length), loaded.tokenizer.pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    token_mask = torch.zeros(input_ids.shape, dtype=torch.bool)
+    kept_rows, kept_columns = [], []
+    for i, example in enumerate(batch):
+        end = len(example.ids)
+        input_ids[i, :end] = torch.tensor(example.ids)
+        attention_mask[i, :end] = 1
+        token_mask[i, example.response_start : end] = True
+        kept_rows += [i] * len(example.kept_tokens)
+        kept_columns += [example.response_start + position for position in example.kept_tokens]
+    mean = mean_over_tokens(token_mask.to(loaded.device))
+
+    def reduce(hidden: Tensor) -> Tensor:
+        if not kept_rows:
+            return mean(hidden)
+        return torch.cat([mean(hidden), hidden[kept_rows, kept_columns].float()])
+
+    states = read_layers(loaded.model, input_ids.to(loaded.device), attention_mask.to(loaded.device), layers, reduce)
+    return states[: len(batch)], states[len(batch) :]
+
+
+def _check_range(states: Tensor, dtype: StoredDtype) -> None:
+    largest = float(states.abs().max())
+    if not largest < float("inf"):
+        raise UserError("the model's activations hold NaN or infinity: load it with --dtype bfloat16 or float32")
+    if dtype == "float16" and largest > 65_504:
+        raise UserError(f"activations reach {largest:.3g}, beyond float16: capture with --store_dtype bfloat16 --overwrite")
+
+
+def _describe(
+    source: TraitFolder,
+    loaded: LoadedModel,
+    settings: CaptureSettings,
+    kept: dict[Polarity, list[tuple[int, Response]]],
+    examples: Sequence[Example],
+    n_neutral_tokens: int,
+) -> ActivationsInfo:
+    total = n_layers(loaded.model)
+    layers = list(range(total)) if settings.layers is None else sorted(set(settings.layers))
+    if layers[-1] >= total or layers[0] < 0:
+        raise UserError(f"--layers {','.join(map(str, layers))}: {loaded.name} has layers 0 to {total - 1}")
+    return ActivationsInfo(
+        model=loaded.name,
+        model_path=loaded.path,
+        revision=loaded.revision,
+        model_dtype=str(loaded.model.dtype).removeprefix("torch."),
+        n_layers=total,
+        hidden_size=loaded.model.config.get_text_config().hidden_size,
+        layers=layers,
+        hook_points={str(layer): asdict(hook_point(loaded.model, layer)) for layer in layers},
+        layer_convention=LAYER_CONVENTION,
+        context=settings.context,
+        pooling=POOLING,
+        template_hash=template_hash(loaded.tokenizer),
+        dtype=settings.store_dtype or "",
+        batch_size=settings.batch_size,
+        batch_tokens=settings.batch_tokens,
+        responses_from=source.experiment,
+        rows={polarity: [i for i, _ in kept[polarity]] for polarity in POLARITIES},
+        texts_sha256={polarity: responses_fingerprint([r for _, r in kept[polarity]]) for polarity in POLARITIES},
+        n_response_tokens={
+            polarity: [len(e.ids) - e.response_start for e in examples if e.polarity == polarity] for polarity in POLARITIES
+        },
+        n_neutral_tokens=n_neutral_tokens,
+        versions=package_versions(),
+    )
+
+
+def _timeless(info: ActivationsInfo) -> dict[str, object]:
+    """What two captures share when one can stand for the other."""
+    return {key: value for key, value in asdict(info).items() if key not in ("versions", "dtype", "model_path")}
+
+
+def _finished(folder: TraitFolder) -> dict[str, object] | None:
+    try:
+        return _timeless(read_activations_info(folder))
+    except (MissingInputError, DamagedFileError):
+        return None
+
+
+def _begin(
+    folder: TraitFolder,
+    info: ActivationsInfo,
+    longest: Sequence[Example],
+    loaded: LoadedModel,
+    process: Process,
+    overwrite: bool,
+) -> dict[str, RowWriter]:
+    """The unfinished files of this capture: as an interrupted run left them, or new."""
+    unfinished = folder.unfinished_activations_dir
+    header = unfinished / "settings.jsonl"
+    if process.is_main:
+        begun = read_jsonl(header)
+        if overwrite or not begun or begun[0]["capture"] != _timeless(info):
+            if unfinished.is_dir():
+                logger.info("%s: unfinished activations of another capture are discarded", folder.trait)
+                shutil.rmtree(unfinished)
+            dtype = info.dtype or _stored_dtype(longest, loaded, info.layers)
+            append_jsonl(header, [{"capture": _timeless(info), "dtype": dtype}])
+    process.wait()
+    dtype = read_jsonl(header)[0]["dtype"]
+    if process.is_main:
+        writers = _writers(folder, info, dtype)  # makes the files; the others open them
+    process.wait()
+    return writers if process.is_main else _writers(folder, info, dtype)
+
+
+def _writers(folder: TraitFolder, info: ActivationsInfo, dtype: StoredDtype) -> dict[str, RowWriter]:
+    rows = {polarity: len(info.rows[polarity]) for polarity in POLARITIES} | {"neutral_tokens": info.n_neutral_tokens}
+    return {
+        part: RowWriter(
+            folder.unfinished_activations_dir / activations_path(folder, part).name,
+            TENSOR, (n, len(info.layers), info.hidden_size), dtype,
+        )
+        for part, n in rows.items()
+    }  # fmt: skip
+
+
+def _stored_dtype(longest: Sequence[Example], loaded: LoadedModel, layers: Sequence[int]) -> StoredDtype:
+    means, tokens = read_batch(longest[:1], loaded, layers)
+    largest = max(float(means.abs().max()), float(tokens.abs().max()) if len(tokens) else 0.0)
+    return "float16" if largest < _FLOAT16_SAFE else "bfloat16"
+
+
+def _journals(folder: TraitFolder) -> list[Path]:
+    return sorted(folder.unfinished_activations_dir.glob("batches.*.jsonl"))
+
+
+def _finish(folder: TraitFolder, info: ActivationsInfo) -> None:
+    """Put the finished folder in the place of the old one; the journals go last, so that a crash can be repeated."""
+    write_activations_info(folder.unfinished_activations_dir, info)
+    if folder.activations_dir.is_dir():
+        shutil.rmtree(folder.activations_dir)
+    folder.unfinished_activations_dir.replace(folder.activations_dir)
+    for journal in folder.activations_dir.glob("*.jsonl"):
+        journal.unlink()

@@ -1,0 +1,235 @@
+"""What the commands of stages 1 and 2 do: choose traits, load one model, go through the traits, say where results are."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from utils.config import load_credentials
+from utils.errors import UserError
+from utils.generation import Sampling
+from utils.models import LoadedModel, load_model, model_of_experiment
+from utils.records import DEFAULT_THRESHOLD, POLARITIES, Context, TraitDefinition
+from utils.store import Experiment, TraitFolder
+from utils.tensor_file import StoredDtype
+from utils.versions import package_versions
+
+from extraction.activations import CaptureSettings, capture_activations
+from extraction.cli import check_range, for_each_trait, progress_bar, trait_names
+from extraction.distributed import Process, this_process
+from extraction.judging import JudgeSettings, judge_trait, resolve_judge
+from extraction.responses import (
+    GenerationSettings,
+    begin_journal,
+    clear_journal,
+    fingerprint,
+    generate_responses,
+    plan,
+    source_of,
+    write_generated,
+)
+from extraction.serving import Server, generate_through_server
+
+logger = logging.getLogger(__name__)
+
+_TEMPLATE = "extraction/extraction/templates/trait_definition_template.json"
+
+
+def run_stage_1(
+    *,
+    experiment: str,
+    trait: str | None,
+    traits: list[str] | None,
+    gen_model: str | None,
+    gen_base_url: str | None,
+    gen_concurrency: int,
+    judge: JudgeSettings,
+    judge_only: bool,
+    settings: GenerationSettings,
+    device: str | None,
+    dtype: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    overwrite: bool,
+    experiments_dir: str,
+) -> None:
+    """Generate and judge the responses of the chosen traits; ``extraction/1_generate_responses.py`` has the arguments.
+
+    Raises:
+        UserError: something foreseeable; traits that did not fail are finished.
+    """
+    load_credentials()
+    _check_generation(settings, judge.threshold)
+    process = this_process(device)
+    lab = Experiment(Path(experiments_dir), experiment)
+    remedy = f"Begin one with: cp {_TEMPLATE} {lab.root}/TRAIT/trait_definition.json"
+    folders = lab.select(trait_names(trait, traits), "trait_definition.json", remedy)
+    definitions = [folder.read_definition() for folder in folders]
+    model_name = gen_model or model_of_experiment(experiment)
+
+    @functools.cache
+    def loaded() -> LoadedModel:
+        return load_model(
+            model_name, device=process.device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+        )
+
+    scorer = resolve_judge(judge, loaded) if process.is_main else None
+    server = Server(gen_base_url, model_name, gen_concurrency) if gen_base_url else None
+
+    def work(i: int) -> None:
+        with _held(folders[i], process):
+            if not judge_only:
+                _generate(folders[i], definitions[i], server or loaded(), settings, process, overwrite)
+            if process.is_main:
+                _judge(folders[i], definitions[i], scorer, judge)
+
+    for_each_trait([f.trait for f in folders], work, stop_at_first=process.count > 1)
+    if process.is_main:
+        logger.info("responses: %s", ", ".join(str(f.root / "responses") for f in folders))
+
+
+def _check_generation(settings: GenerationSettings, threshold: float | None) -> None:
+    check_range("max_new_tokens", settings.sampling.max_new_tokens, 1)
+    check_range("temperature", settings.sampling.temperature, 0)
+    check_range("top_p", settings.sampling.top_p, 1e-6, 1)
+    check_range("batch_size", settings.batch_size, 1)
+    check_range("n_questions", settings.n_questions, 1)
+    check_range("n_instructions", settings.n_instructions, 1)
+    check_range("threshold", threshold, 0, 100)
+
+
+@contextlib.contextmanager
+def _held(folder: TraitFolder, process: Process) -> Iterator[None]:
+    """The trait's lock, held by the main process for all of them."""
+    with folder.locked() if process.is_main else contextlib.nullcontext():
+        yield
+
+
+def _generate(
+    folder: TraitFolder,
+    definition: TraitDefinition,
+    generator: LoadedModel | Server,
+    settings: GenerationSettings,
+    process: Process,
+    overwrite: bool,
+) -> None:
+    source = generator.source() if isinstance(generator, Server) else source_of(generator)
+    recorded = fingerprint(definition, settings, source)
+    if process.is_main and not begin_journal(folder, recorded, overwrite):
+        logger.info("%s: the responses are there already", folder.trait)
+    process.wait()
+    if not folder.journal_paths("generated.settings"):
+        return
+    with progress_bar(f"{folder.trait}: generating", len(plan(definition, settings)), process) as advance:
+        if isinstance(generator, Server):
+            generate_through_server(folder, definition, generator, settings, process, advance)
+        else:
+            generate_responses(folder, definition, generator, settings, process, advance)
+    process.wait()
+    if process.is_main:
+        folder.write_responses_metadata({"generation": recorded, "versions": package_versions()})
+        counts = write_generated(folder, definition, settings)
+        _report_endings(folder, settings)
+        clear_journal(folder)
+        logger.info("%s: %s", folder.trait, ", ".join(f"{n} {polarity}" for polarity, n in counts.items()))
+    process.wait()
+
+
+def _report_endings(folder: TraitFolder, settings: GenerationSettings) -> None:
+    endings = Counter(r.finish_reason for polarity in POLARITIES for r in folder.read_responses(polarity))
+    if cut := endings["length"]:
+        logger.info(
+            "%s: %d of %d responses were cut at --max_new_tokens %d",
+            folder.trait, cut, endings.total(), settings.sampling.max_new_tokens,
+        )  # fmt: skip
+
+
+def _judge(folder: TraitFolder, definition: TraitDefinition, scorer: Any, settings: JudgeSettings) -> None:
+    report = judge_trait(folder, definition, scorer, settings)
+    metadata = folder.read_responses_metadata()
+    threshold = DEFAULT_THRESHOLD if settings.threshold is None else settings.threshold
+    folder.write_responses_metadata({**metadata, "threshold": threshold, "judge": report})
+
+
+def run_stage_2(
+    *,
+    experiment: str,
+    trait: str | None,
+    traits: list[str] | None,
+    model: str | None,
+    responses_from: str | None,
+    context: Context,
+    layers: list[int] | None,
+    threshold: float | None,
+    batch_size: int,
+    batch_tokens: int,
+    neutral_tokens: int,
+    store_dtype: StoredDtype | None,
+    device: str | None,
+    dtype: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    overwrite: bool,
+    experiments_dir: str,
+) -> None:
+    """Capture the activations of the chosen traits; ``extraction/2_extract_activations.py`` has the arguments.
+
+    Raises:
+        UserError: something foreseeable; traits that did not fail are finished.
+    """
+    load_credentials()
+    check_range("batch_size", batch_size, 1)
+    check_range("batch_tokens", batch_tokens, 1)
+    check_range("neutral_tokens", neutral_tokens, 0)
+    check_range("threshold", threshold, 0, 100)
+    process = this_process(device)
+    lab = Experiment(Path(experiments_dir), experiment)
+    origin = Experiment(Path(experiments_dir), responses_from or experiment)
+    command = f"Run: python extraction/1_generate_responses.py --experiment {origin.name}"
+    sources = origin.select(trait_names(trait, traits), "responses/pos.csv", command)
+    chosen = tuple(layers) if layers is not None else None
+    settings = CaptureSettings(context, chosen, batch_size, batch_tokens, neutral_tokens, store_dtype)
+    load = functools.cache(
+        lambda name: load_model(
+            name, device=process.device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+        )
+    )
+
+    def work(i: int) -> None:
+        source, folder = sources[i], lab.trait(sources[i].trait)
+        name = model or (_generated_by(source) if origin == lab else None) or model_of_experiment(experiment)
+        with _held(folder, process), _examples_bar(source, process) as advance:
+            capture_activations(
+                folder, source, load(name), settings, process,
+                threshold=threshold, overwrite=overwrite, progress=advance,
+            )  # fmt: skip
+
+    for_each_trait([s.trait for s in sources], work, stop_at_first=process.count > 1)
+    if process.is_main:
+        logger.info("activations: %s", ", ".join(str(lab.trait(s.trait).activations_dir) for s in sources))
+
+
+def _generated_by(source: TraitFolder) -> str | None:
+    """The model that made the responses, where that is recorded."""
+    generation = source.read_responses_metadata().get("generation")
+    if not isinstance(generation, dict):
+        return None
+    if generation.get("base_url"):
+        raise UserError(
+            f"{source.trait}: a server at {generation['base_url']} generated these responses. "
+            "Name the same model here: --model HUB_ID_OR_FOLDER"
+        )
+    name = generation.get("model")
+    return name if isinstance(name, str) else None
+
+
+@contextlib.contextmanager
+def _examples_bar(source: TraitFolder, process: Process) -> Iterator[Callable[[int], object]]:
+    total = sum(len(source.read_responses(polarity)) for polarity in POLARITIES)
+    with progress_bar(f"{source.trait}: reading", total, process) as advance:
+        yield advance

@@ -1,0 +1,58 @@
+"""Safetensors files that are written row by row, so that memory does not grow with their length."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+StoredDtype = Literal["float16", "bfloat16", "float32"]
+_CODES: dict[StoredDtype, tuple[str, type]] = {
+    "float16": ("F16", np.uint16),
+    "bfloat16": ("BF16", np.uint16),
+    "float32": ("F32", np.uint32),
+}
+
+
+class RowWriter:
+    """A file with one tensor of known shape, whose rows are written in any order and by several processes.
+
+    Args:
+        path: the file. Made at full size where there is none, else opened as it is.
+        name: the tensor's name.
+        shape: [rows, ...].
+        dtype: how values are stored.
+    """
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: StoredDtype) -> None:
+        self.dtype = dtype
+        code, item = _CODES[dtype]
+        n_bytes = int(np.prod(shape)) * np.dtype(item).itemsize
+        header = json.dumps({name: {"dtype": code, "shape": list(shape), "data_offsets": [0, n_bytes]}}).encode()
+        header += b" " * (-len(header) % 8)  # the format wants data aligned to 8 bytes
+        offset = 8 + len(header)
+        if not path.is_file() or path.stat().st_size != offset + n_bytes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(len(header).to_bytes(8, "little") + header)
+                file.truncate(offset + n_bytes)
+        self._rows = np.memmap(path, dtype=item, mode="r+", offset=offset, shape=shape) if n_bytes else None
+
+    def write(self, indices: list[int], rows: Tensor) -> None:
+        """Write float32 ``rows`` [len(indices), ...] at ``indices``."""
+        import torch
+
+        if self._rows is None or not indices:
+            return
+        stored = rows.to(getattr(torch, self.dtype))
+        self._rows[indices] = stored.view(torch.int32 if self.dtype == "float32" else torch.int16).numpy().view(self._rows.dtype)
+
+    def flush(self) -> None:
+        """Wait until everything written is on disk."""
+        if self._rows is not None:
+            self._rows.flush()
