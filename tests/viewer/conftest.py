@@ -64,16 +64,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 Open = Callable[..., Any]
 
 
+@pytest.fixture(scope="session")
+def plain_context(browser: Any) -> Any:
+    """The context of all pages that ask for nothing special: a new one for each would double the time of the tests."""
+    return browser.new_context(accept_downloads=True)
+
+
 @pytest.fixture
-def viewer(browser: Any, files: dict[str, Path]) -> Iterator[Open]:
+def viewer(browser: Any, plain_context: Any, files: dict[str, Path]) -> Iterator[Open]:
     """Opens the page with sample files by name; at the end no error was logged and nothing outside the page was asked for."""
     complaints: list[str] = []
-    contexts: list[Any] = []
+    opened: list[Any] = []
 
     def open_page(*names: str, width: int = 1280, height: int = 860, url: str | None = None, **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True, **options)
-        contexts.append(context)
+        context = browser.new_context(**options) if options else plain_context
         page = context.new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        opened.append(context if options else page)
         page.set_default_timeout(8000)
         home = (url or VIEWER.as_uri()).split("/visualization.html")[0] if url and url.startswith("http") else None
         page.on(
@@ -92,8 +99,8 @@ def viewer(browser: Any, files: dict[str, Path]) -> Iterator[Open]:
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for one in opened:
+        one.close()
     assert not complaints, complaints
 
 
