@@ -9,6 +9,7 @@ from traitlens.compute import (
     normalize_vectors,
     projection,
 )
+from traitlens.dynamics import Dynamics, analyze_dynamics
 from traitlens.hooks import HookManager
 from traitlens.layers import LAYER_CONVENTION, find_blocks, hook_point, layer_path, middle_layer, n_layers
 from traitlens.methods import (
@@ -21,11 +22,14 @@ from traitlens.methods import (
     ProbeMethod,
     get_method,
 )
+from traitlens.monitor import TraitMonitor
+from traitlens.segments import Segment, prompt_segments, response_segments
 
 __all__ = [
     "LAYER_CONVENTION",
     "METHODS",
     "ActivationCapture",
+    "Dynamics",
     "ExtractionMethod",
     "ExtractionResult",
     "GradientMethod",
@@ -33,6 +37,9 @@ __all__ = [
     "ICAMethod",
     "MeanDifferenceMethod",
     "ProbeMethod",
+    "Segment",
+    "TraitMonitor",
+    "analyze_dynamics",
     "compute_derivative",
     "compute_second_derivative",
     "cosine_similarity",
@@ -47,5 +54,7 @@ __all__ = [
     "n_layers",
     "normalize_vectors",
     "projection",
+    "prompt_segments",
     "read_layers",
+    "response_segments",
 ]

@@ -1,0 +1,113 @@
+"""Which tokens belong to whom: the turns of a conversation, and thinking apart from the answer.
+
+Works on token texts that join to the whole text, so it knows no tokenizer. Template markup is in no
+segment, as far as token boundaries allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+# How models that think aloud mark it: most open models; some fine-tunes; Magistral.
+_THINKING_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring tokens of one speaker.
+
+    Attributes:
+        where: which list of tokens the numbers count in.
+        start: first token.
+        end: one past the last token.
+        role: system, user or assistant.
+        turn: 1 for the first user message and its answer; 0 for a system message.
+        part: thinking or answer where the speaker thinks aloud, else None.
+    """
+
+    where: Literal["prompt", "response"]
+    start: int
+    end: int
+    role: str
+    turn: int
+    part: Literal["thinking", "answer"] | None = None
+
+
+def prompt_segments(tokens: Sequence[str], messages: Sequence[Mapping[str, str]]) -> list[Segment]:
+    """The segments of the messages in a prompt made from them, in order.
+
+    Args:
+        tokens: texts of the prompt's tokens; joined they are the prompt.
+        messages: ``{"role", "content"}`` each. One whose content the template left out (past thinking) has no segment.
+
+    >>> tokens = ["<s>", "Hi", " there", "</s>", "Hello", "</s>"]
+    >>> messages = [{"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Hello"}]
+    >>> [(s.role, s.turn, s.start, s.end) for s in prompt_segments(tokens, messages)]
+    [('user', 1, 1, 3), ('assistant', 1, 4, 5)]
+    """
+    text, segments, cursor, turn = "".join(tokens), [], 0, 0
+    for message in messages:
+        turn += message["role"] == "user"
+        content = message["content"].strip()  # as most templates do
+        place = text.find(content, cursor) if content else -1
+        if place < 0:
+            continue
+        cursor = place + len(content)
+        start, end = _span(tokens, place, cursor)
+        segments.append(Segment("prompt", start, end, message["role"], 0 if message["role"] == "system" else turn))
+    return segments
+
+
+def response_segments(tokens: Sequence[str], turn: int = 1, prompt: str = "") -> list[Segment]:
+    """The response as one segment, or as thinking and answer where it holds thinking tags.
+
+    Args:
+        tokens: texts of the response's tokens.
+        turn: number of the user message that it answers.
+        prompt: the text before it; some templates open the thinking there.
+
+    >>> [(s.part, s.start, s.end) for s in response_segments(["<think>", "Hm", "</think>", "Yes"])]
+    [('thinking', 1, 2), ('answer', 3, 4)]
+    """
+    text = "".join(tokens)
+    bounds = _thinking(text, prompt)
+    if bounds is None:
+        return [Segment("response", 0, len(tokens), "assistant", turn)] if tokens else []
+    think_start, think_end, answer_start = bounds
+    spans: list[tuple[Literal["thinking", "answer"], int, int]] = [
+        ("thinking", think_start, think_end),
+        ("answer", answer_start, len(text)),
+    ]
+    segments = []
+    for part, first, last in spans:
+        start, end = _span(tokens, first, last) if first < last else (0, 0)
+        if start < end:
+            segments.append(Segment("response", start, end, "assistant", turn, part))
+    return segments
+
+
+def _thinking(text: str, prompt: str) -> tuple[int, int, int] | None:
+    """Characters where thinking starts and ends and the answer starts; None where there is no thinking."""
+    for opening, closing in _THINKING_TAGS:
+        indent = len(text) - len(text.lstrip())
+        if text.startswith(opening, indent):
+            start = indent + len(opening)
+        elif prompt.rstrip().endswith(opening) or (closing in text and opening not in text):
+            start = 0
+        else:
+            continue
+        end = text.find(closing, start)
+        return (start, len(text), len(text)) if end < 0 else (start, end, end + len(closing))
+    return None
+
+
+def _span(tokens: Sequence[str], first: int, last: int) -> tuple[int, int]:
+    """The tokens, as start and one past the end, that hold the characters ``first`` to ``last`` (exclusive)."""
+    position, holding = 0, []
+    for i, token in enumerate(tokens):
+        if position < last and position + len(token) > first:
+            holding.append(i)
+        position += len(token)
+    return (holding[0], holding[-1] + 1) if holding else (0, 0)
