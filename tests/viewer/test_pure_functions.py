@@ -205,6 +205,8 @@ def test_drawing_fewer_points_keeps_every_spike(pure: Any) -> None:
 def test_a_line_is_broken_where_a_value_is_unknown(pure: Any) -> None:
     path = pure("() => Pure.linePath([[0, 1], [1, 2], [2, NaN], [3, 4], [4, NaN]], (x) => x, (y) => y)")
     assert path == "M0.0 1.0L1.0 2.0M3.0 4.0h.1"
+    area = pure("() => Pure.areaPath([[0, 1], [1, 2], [2, NaN], [3, 4], [4, 5]], (x) => x, (y) => y, 9)")
+    assert area == "M0.0 9.0L0.0 1.0L1.0 2.0L1.0 9.0ZM3.0 9.0L3.0 4.0L4.0 5.0L4.0 9.0Z"
 
 
 @pytest.mark.parametrize(
@@ -252,6 +254,7 @@ def test_parts_of_a_token_join_to_the_token(pure: Any) -> None:
         parts = pure("([tokens, marks]) => tokens.map((t) => Pure.tokenParts(t, marks))", [tokens, marks])
         assert ["".join(p["text"] for p in part) for part in parts] == tokens
         assert [p["kind"] for p in parts[tokens.index("\n")]] == ["break"]
+        assert all(parts), "a token without a visible part"
         assert [p["kind"] for p in parts[tokens.index("\u202eevil")]] == ["control", "text"]
     assert pure("() => [Pure.tokenParts(' a').length, Pure.tokenParts(' a', true).length]") == [2, 2]
 
