@@ -2,10 +2,13 @@
 
 With n examples in hidden >> n dimensions, whatever an L2-regularised or norm-constrained linear method learns lies in the
 span of its (standardised, centred) examples. Rotating into that span loses nothing and makes every fit an order of
-magnitude cheaper; one decomposition serves all methods.
+magnitude cheaper; one decomposition serves all methods and all cross-validation folds.
 """
 
 from __future__ import annotations
+
+import copy
+import functools
 
 import torch
 from torch import Tensor
@@ -24,10 +27,10 @@ class ContrastSpan:
         neg: [n_neg, hidden] activations of examples that do not.
 
     Attributes:
-        coordinates: float64 [n, rank], pos rows first; Euclidean geometry equals that of the standardised activations.
+        coordinates: float64 [n, rank], pos rows first; Euclidean geometry equals that of the standardised activations, and
+            the columns are their principal axes, widest first.
         labels: bool [n].
-        mean_difference: float32 [hidden], in activation space.
-        singular_values: float64 [rank], descending; coordinates are ordered alike.
+        mean_difference: float64 [hidden], of the class means in activation space.
 
     Raises:
         ValueError: a class is empty or not finite, sizes differ, or all examples are the same.
@@ -37,8 +40,7 @@ class ContrastSpan:
         check_classes(pos, neg)
         data = torch.cat([pos, neg]).detach().to("cpu", torch.float64)
         self.labels = torch.arange(len(data)) < len(pos)
-        # In float64: a massive dimension (1e5) beside features of size 0.01 leaves float32 nothing to difference.
-        self.mean_difference = (data[self.labels].mean(dim=0) - data[~self.labels].mean(dim=0)).float()
+        self.mean_difference = data[self.labels].mean(dim=0) - data[~self.labels].mean(dim=0)
         self._scale = data.std(dim=0, correction=0)
         varying = self._scale > 1e-9 * data.abs().amax(dim=0).clamp_min(1e-30)
         if not bool(varying.any()):
@@ -46,19 +48,60 @@ class ContrastSpan:
         # A constant feature carries no information: zero after centring, and given zero weight on the way back.
         self._inverse_scale = torch.where(varying, 1 / self._scale, 0.0)
         standardised = (data - data.mean(dim=0)) * self._inverse_scale
-        self.coordinates, self._basis, self.singular_values = _rotate(standardised)
+        self.coordinates, self._basis = _rotate(standardised)
+
+    def select(self, rows: Tensor, labels: Tensor | None = None) -> ContrastSpan:
+        """The same span with the examples ``rows`` alone, as the training part of a fold.
+
+        Only what labels do not touch is shared with the rows left out: each feature's scale and the principal axes.
+
+        Args:
+            rows: bool [n].
+            labels: bool [n] in place of this span's, as a control with shuffled labels needs.
+
+        Raises:
+            ValueError: no example of a class is left.
+        """
+        _ = self._raw_metric  # made here once, for all parts
+        part = copy.copy(self)
+        part.coordinates = self.coordinates[rows]
+        part.labels = (self.labels if labels is None else labels)[rows]
+        if not bool(part.labels.any()) or bool(part.labels.all()):
+            raise ValueError(f"the {int(rows.sum())} examples selected are all of one class")
+        part.mean_difference = self._scale * (self._basis @ part.difference)
+        return part
+
+    @property
+    def difference(self) -> Tensor:
+        """Difference of the class means in ``coordinates``: float64 [rank]."""
+        return self.coordinates[self.labels].mean(dim=0) - self.coordinates[~self.labels].mean(dim=0)
 
     def to_direction(self, weights: Tensor) -> Tensor:
-        """Direction in activation space [hidden] whose projection orders examples as ``coordinates @ weights`` does."""
-        return ((self._basis @ weights.to(torch.float64)) * self._inverse_scale).float()
+        """Direction in activation space, float64 [hidden], whose projection orders examples as ``coordinates @ weights``."""
+        return (self._basis @ weights.to(torch.float64)) * self._inverse_scale
+
+    def to_weights(self, directions: Tensor) -> Tensor:
+        """Weights [rank, ...] that order the examples as projections on ``directions`` [hidden, ...] do."""
+        scale = self._scale * (self._inverse_scale > 0)
+        return self._basis.T @ (directions.to(torch.float64).T * scale).T
+
+    def mean_difference_weights(self) -> Tensor:
+        """Weights [rank] of the mean difference of the raw, unstandardised activations."""
+        return self._raw_metric @ self.difference
+
+    @functools.cached_property
+    def _raw_metric(self) -> Tensor:
+        """Inner products [rank, rank] that raw activations have in the coordinates."""
+        return self._basis.T @ (self._scale.square()[:, None] * self._basis)
 
 
-def _rotate(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Coordinates [n, rank], orthonormal basis [hidden, rank] and singular values, by the smaller of the two Grams."""
+def _rotate(data: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates [n, rank] and orthonormal basis [hidden, rank], widest axis first, by the smaller of the two Grams."""
     n, hidden = data.shape
     values, vectors = torch.linalg.eigh(data @ data.T if n <= hidden else data.T @ data)
-    keep = values > values[-1] * _RELATIVE_RANK_TOLERANCE**2 * max(n, hidden)
+    # Eigenvalues of a Gram matrix are only good to its rounding, n times the machine's epsilon.
+    keep = values > values[-1] * max(_RELATIVE_RANK_TOLERANCE**2 * max(n, hidden), 1e-13)
     singular, vectors = values[keep].flip(0).sqrt(), vectors[:, keep].flip(1)
     if n <= hidden:
-        return vectors * singular, data.T @ vectors / singular, singular
-    return data @ vectors, vectors, singular
+        return vectors * singular, data.T @ vectors / singular
+    return data @ vectors, vectors

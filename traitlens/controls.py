@@ -1,0 +1,90 @@
+"""What a vector must beat: scores that need no vector, or none that was learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from traitlens.cross_validation import comparable, cross_validate
+from traitlens.evaluation import auroc
+from traitlens.folds import Folds
+from traitlens.methods import ExtractionMethod
+from traitlens.span import ContrastSpan
+
+
+def feature_control(feature: Tensor, labels: Tensor, folds: Folds) -> Tensor:
+    """Held-out scores [n] of a single number per example, such as a response's length; its sign is learned in training.
+
+    Args:
+        feature: [n].
+        labels: bool [n].
+        folds: what to hold out together.
+    """
+    return _held_out(feature.double()[:, None], labels, folds)[:, 0]
+
+
+@dataclass(frozen=True)
+class Chance:
+    """AUROCs that come about without a trait.
+
+    Attributes:
+        mean: the average; near 0.5 unless something leaks.
+        high: what one in twenty exceeds.
+    """
+
+    mean: float
+    high: float
+
+
+def random_directions(span: ContrastSpan, folds: Folds, *, n_directions: int = 200, seed: int = 0) -> Chance | None:
+    """Held-out AUROC of directions drawn at random in activation space, each turned by its training examples.
+
+    High figures say that the classes differ in almost every direction: by position, length or norm, not by a trait.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(span.mean_difference.shape[0], n_directions, generator=generator, dtype=torch.float64)
+    scores = _held_out(span.coordinates @ span.to_weights(directions), span.labels, folds)
+    return _chance([scores[:, i] for i in range(n_directions)], [span.labels] * n_directions)
+
+
+def shuffled_labels(
+    span: ContrastSpan, method: ExtractionMethod, folds: Folds, *, n_shuffles: int = 20, seed: int = 0
+) -> Chance | None:
+    """Held-out AUROC of the same method when labels are shuffled among the responses to each question.
+
+    Anything but 0.5 means that the evaluation itself leaks.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    scores, labels = [], []
+    for _ in range(n_shuffles):
+        shuffled = span.labels.clone()
+        for question in folds.question.unique():
+            rows = (folds.question == question).nonzero()[:, 0]
+            shuffled[rows] = shuffled[rows[torch.randperm(len(rows), generator=generator)]]
+        relabelled = span.select(torch.ones_like(shuffled), shuffled)
+        scores.append(cross_validate(relabelled, method, folds, nested=False).scores)
+        labels.append(shuffled)
+    return _chance(scores, labels)
+
+
+def _held_out(features: Tensor, labels: Tensor, folds: Folds) -> Tensor:
+    """Comparable held-out scores of every column: float64 [n, k]."""
+    scores = torch.full_like(features, torch.nan, dtype=torch.float64)
+    for cell in folds.cells:
+        train = folds.train(folds.exclusion(cell))
+        if bool(labels[train].any()) and not bool(labels[train].all()):
+            test = folds.test(cell)
+            scores[test] = comparable(features, labels, train)[test]
+    # Equal class means in training leave a feature without a sign: it says nothing, which is a tie.
+    return torch.where(scores.isinf(), 0.0, scores)
+
+
+def _chance(scores: list[Tensor], labels: list[Tensor]) -> Chance | None:
+    """Mean and 95th percentile of the AUROCs; None where no example could be held out."""
+    known = ~scores[0].isnan()
+    if not bool(labels[0][known].any()) or bool(labels[0][known].all()):
+        return None
+    aurocs = torch.tensor([auroc(s, y) for s, y in zip(scores, labels, strict=True)], dtype=torch.float64)
+    return Chance(float(aurocs.mean()), float(torch.quantile(aurocs, 0.95)))

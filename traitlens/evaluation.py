@@ -1,0 +1,169 @@
+"""How well scores tell two classes apart, and how sure that figure is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from traitlens.methods import standardised_separation
+
+_TAILS = torch.tensor([0.025, 0.975], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Held-out figures of one vector.
+
+    Attributes:
+        auroc: chance that a positive example scores above a negative one, ties counting half, with a bootstrap interval.
+        accuracy: at the score 0, the midpoint of the class means in training; the mean of both classes' accuracies.
+        cohens_d: difference of the class means over the pooled standard deviation.
+        recall_at_1_fpr: share of positive examples above all but 1 % of the negative ones (above all, with under 100).
+        n_pos: positive examples with a held-out score.
+        n_neg: negative ones.
+    """
+
+    auroc: Interval
+    accuracy: float
+    cohens_d: float
+    recall_at_1_fpr: float
+    n_pos: int
+    n_neg: int
+
+
+def evaluate(scores: Tensor, labels: Tensor, clusters: list[Tensor], *, n_bootstrap: int = 1000, seed: int = 0) -> Metrics:
+    """Held-out figures of centred scores.
+
+    Args:
+        scores: [n], 0 at the decision boundary; NaN where an example could not be held out, left out here.
+        labels: bool [n].
+        clusters: what examples share, each int [n]: their question, their instruction pair; see ``auroc_interval``.
+        n_bootstrap: resamples behind the interval.
+        seed: for the resampling.
+
+    Raises:
+        ValueError: a class has no scores.
+    """
+    known = ~scores.isnan()
+    scores, labels = scores[known].double(), labels[known]
+    interval = auroc_interval(scores, labels, [c[known] for c in clusters], n_bootstrap=n_bootstrap, seed=seed)
+    pos, neg = scores[labels], scores[~labels]
+    allowed = len(neg) // 100
+    return Metrics(
+        auroc=interval,
+        accuracy=float(((pos > 0).double().mean() + (neg < 0).double().mean()) / 2),
+        cohens_d=float(standardised_separation(scores, labels).clamp(-1e6, 1e6)),
+        recall_at_1_fpr=float((pos > neg.sort(descending=True).values[allowed]).double().mean()),
+        n_pos=len(pos),
+        n_neg=len(neg),
+    )
+
+
+def auroc(scores: Tensor, labels: Tensor) -> float:
+    """Area under the receiver operating characteristic; ties count half, rows with NaN are left out.
+
+    Raises:
+        ValueError: a class has no scores.
+
+    >>> auroc(torch.tensor([0.0, 1.0, 1.0, 2.0]), torch.tensor([False, False, True, True]))
+    0.875
+    """
+    return float(_wins(scores, labels).mean())
+
+
+def auroc_interval(
+    scores: Tensor, labels: Tensor, clusters: list[Tensor], *, n_bootstrap: int = 1000, seed: int = 0
+) -> Interval:
+    """AUROC with a 95 % percentile interval from a bootstrap over whole clusters.
+
+    Responses to one question rise and fall together, so questions are resampled, not responses. With two kinds of cluster
+    (questions and instruction pairs) both are resampled and an example weighs the product (the pigeonhole bootstrap, Owen
+    2007, arXiv:0708.0302), which errs on the wide side. Where no pair is misordered every resample says 1; the lower end is
+    then the highest share of clear clusters that could still have given only clear ones one time in forty. The interval
+    covers the examples, not another training of the vector.
+
+    Args:
+        scores: [n].
+        labels: bool [n].
+        clusters: one or two int [n].
+        n_bootstrap: resamples.
+        seed: for the resampling.
+
+    Raises:
+        ValueError: a class has no scores.
+    """
+    value = auroc(scores, labels)
+    samples = _bootstrap(scores, labels, clusters, n_bootstrap, seed)
+    low, high = torch.nanquantile(samples, _TAILS).tolist()
+    if value in (0.0, 1.0):
+        unseen = 1 - 0.025 ** (1 / len(clusters[0].unique()))
+        low, high = (1 - unseen, 1.0) if value == 1 else (0.0, unseen)
+    return Interval(value, low, high)
+
+
+def auroc_difference(
+    scores: Tensor, others: Tensor, labels: Tensor, clusters: list[Tensor], *, n_bootstrap: int = 1000, seed: int = 0
+) -> Interval:
+    """How much better ``scores`` separate the classes than ``others`` do, with a 95 % interval over the same resamples.
+
+    Args:
+        scores: [n].
+        others: [n], scores of the same examples.
+        labels: bool [n].
+        clusters: as in ``auroc_interval``.
+        n_bootstrap: resamples.
+        seed: for the resampling.
+
+    Raises:
+        ValueError: a class has no scores.
+    """
+    known = ~(scores.isnan() | others.isnan())
+    both = [s[known] for s in (scores, others)]
+    labels, clusters = labels[known], [c[known] for c in clusters]
+    first, second = (_bootstrap(s, labels, clusters, n_bootstrap, seed) for s in both)
+    low, high = torch.nanquantile(first - second, _TAILS).tolist()
+    return Interval(auroc(both[0], labels) - auroc(both[1], labels), low, high)
+
+
+def _bootstrap(scores: Tensor, labels: Tensor, clusters: list[Tensor], n_bootstrap: int, seed: int) -> Tensor:
+    """AUROC of every resample [n_bootstrap], NaN for one that drew a single class; equal seeds draw equal resamples."""
+    wins = _wins(scores, labels)  # [n_pos, n_neg]
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.ones(n_bootstrap, len(scores), dtype=torch.float64)
+    for cluster in clusters:
+        weights *= _resampled_counts(cluster, n_bootstrap, generator)
+    pos, neg = weights[:, labels], weights[:, ~labels]
+    return ((pos @ wins) * neg).sum(dim=1) / (pos.sum(dim=1) * neg.sum(dim=1))
+
+
+def _wins(scores: Tensor, labels: Tensor) -> Tensor:
+    """1 where a positive example outscores a negative one, 0.5 at ties: float64 [n_pos, n_neg]."""
+    known = ~scores.isnan()
+    pos, neg = scores[known & labels], scores[known & ~labels]
+    if len(pos) == 0 or len(neg) == 0:
+        raise ValueError(f"AUROC needs both classes, got {len(pos)} positive and {len(neg)} negative scores")
+    return (pos[:, None] > neg).double() + (pos[:, None] == neg).double() / 2
+
+
+def _resampled_counts(cluster: Tensor, n_bootstrap: int, generator: torch.Generator) -> Tensor:
+    """How often each example's cluster was drawn: float64 [n_bootstrap, n]."""
+    _, index = torch.unique(cluster, return_inverse=True)
+    n_clusters = int(index.max()) + 1
+    draws = torch.randint(n_clusters, (n_bootstrap, n_clusters), generator=generator)
+    counts = torch.zeros(n_bootstrap, n_clusters, dtype=torch.float64)
+    counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
+    return counts[:, index]
