@@ -238,6 +238,8 @@ def test_print_is_light_and_without_controls(viewer: Open) -> None:
     assert page.locator("#player").is_hidden()
     assert page.locator("#library").is_hidden()
     assert page.locator("#strip").is_visible()
+    page.set_viewport_size({"width": 740, "height": 1050})
+    assert page.evaluate("document.querySelector('#stats table').getBoundingClientRect().right") <= 740
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
     assert brightness(page) < 0.3
