@@ -50,7 +50,9 @@ def mean_difference(pos: Tensor, neg: Tensor) -> Tensor:
 def check_classes(pos: Tensor, neg: Tensor) -> None:
     """Raise ValueError unless both classes are finite [n, hidden] with n >= 1 and one hidden size."""
     if pos.ndim != 2 or neg.ndim != 2 or pos.shape[1] != neg.shape[1]:
-        raise ValueError(f"pos is {list(pos.shape)} and neg is {list(neg.shape)}: wanted [n, hidden] with one hidden size")
+        raise ValueError(
+            f"pos is {list(pos.shape)} and neg is {list(neg.shape)}: wanted [n, hidden] with one hidden size"
+        )
     for name, activations in (("pos", pos), ("neg", neg)):
         if activations.shape[0] == 0:
             raise ValueError(f"{name} has no examples: {list(activations.shape)}")

@@ -13,7 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-LAYER_CONVENTION = "layer L is hidden_states[L]: 0 enters the first block, L >= 1 leaves block L-1, before the final norm"
+LAYER_CONVENTION = (
+    "layer L is hidden_states[L]: 0 enters the first block, L >= 1 leaves block L-1, before the final norm"
+)
 
 # Where the decoder blocks live, most specific first: multimodal wrappers hold a vision tower with blocks of its own.
 _KNOWN_PATHS = (
@@ -113,5 +115,7 @@ def hidden_of(output: object) -> Tensor:
     """
     hidden = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(hidden, torch.Tensor):
-        raise TypeError(f"expected a tensor or a tuple that begins with one from the hooked module, got {type(output).__name__}")
+        raise TypeError(
+            f"expected a tensor or a tuple that begins with one from the hooked module, got {type(output).__name__}"
+        )
     return hidden

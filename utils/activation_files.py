@@ -134,5 +134,3 @@ def spread_evenly(total: int, wanted: int) -> list[int]:
     if total <= wanted:
         return list(range(total))
     return [i * total // wanted for i in range(wanted)]
-
-

@@ -150,9 +150,7 @@ def _cut(ids: list[int], end_ids: frozenset[int]) -> Generated:
     return Generated(ids, "length") if end is None else Generated(ids[:end], "stop")
 
 
-def halving_on_out_of_memory(
-    work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
-) -> list[Result]:
+def halving_on_out_of_memory(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
     """``work(items)``, in halves where it ran out of memory, down to single items."""
     import gc
 

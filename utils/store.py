@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -101,7 +102,11 @@ class TraitFolder:
         rows = [{**asdict(r), "trait_score": _format_score(r.trait_score)} for r in responses]
         table = pd.DataFrame(rows, columns=[f.name for f in fields(Response)])
         with replacing(self.responses_path(polarity)) as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8", errors="surrogatepass")
+            # Every cell quoted: a bare carriage return would end its row. A lone surrogate, which JSON can carry, is no
+            # character and becomes "?".
+            table.to_csv(
+                temporary, index=False, lineterminator="\n", encoding="utf-8", errors="replace", quoting=csv.QUOTE_ALL
+            )
 
     def read_responses_metadata(self) -> dict[str, Any]:
         """How the responses were made; empty where they came from elsewhere and nothing is recorded."""
@@ -256,5 +261,3 @@ def _format_score(score: float | None) -> str:
 def responses_fingerprint(responses: Sequence[Response]) -> str:
     """Fingerprint of the texts of responses, whatever their scores."""
     return sha256_of_texts(text for r in responses for text in (r.question, r.instruction, r.response))
-
-

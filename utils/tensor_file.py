@@ -50,7 +50,9 @@ class RowWriter:
         if self._rows is None or not indices:
             return
         stored = rows.to(getattr(torch, self.dtype))
-        self._rows[indices] = stored.view(torch.int32 if self.dtype == "float32" else torch.int16).numpy().view(self._rows.dtype)
+        self._rows[indices] = (
+            stored.view(torch.int32 if self.dtype == "float32" else torch.int16).numpy().view(self._rows.dtype)
+        )
 
     def flush(self) -> None:
         """Wait until everything written is on disk."""

@@ -134,11 +134,15 @@ def _rows_to_read(
     responses = source.read_responses(polarity)
     rows = [(i, r) for i, r in enumerate(responses) if encode_response(loaded.tokenizer, r.response)]
     if empty := len(responses) - len(rows):
-        logger.warning("%s: %d of %d %s responses are empty and left out", source.trait, empty, len(responses), polarity)
+        logger.warning(
+            "%s: %d of %d %s responses are empty and left out", source.trait, empty, len(responses), polarity
+        )
     if threshold is not None:
         before = len(rows)
         rows = [(i, r) for i, r in rows if r.shows(polarity, threshold)]
-        logger.info("%s: %d of %d %s responses pass the threshold %g", source.trait, len(rows), before, polarity, threshold)
+        logger.info(
+            "%s: %d of %d %s responses pass the threshold %g", source.trait, len(rows), before, polarity, threshold
+        )
     if not rows and polarity != "neutral":
         raise UserError(
             f"{source.responses_path(polarity)}: none of {len(responses)} responses can be read"
@@ -160,7 +164,9 @@ def _examples(
             prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, response.question, instruction))
             ids = prompt + encode_response(loaded.tokenizer, response.response)
             if len(prompt) >= limit:
-                raise UserError(f"a prompt has {len(prompt)} tokens, but {loaded.name} reads {limit}: {response.question[:60]!r}")
+                raise UserError(
+                    f"a prompt has {len(prompt)} tokens, but {loaded.name} reads {limit}: {response.question[:60]!r}"
+                )
             cut += len(ids) > limit
             examples.append(Example(polarity, row, ids[:limit], len(prompt)))
     if cut:
@@ -254,7 +260,9 @@ def _check_range(states: Tensor, dtype: StoredDtype) -> None:
     if not largest < float("inf"):
         raise UserError("the model's activations hold NaN or infinity: load it with --dtype bfloat16 or float32")
     if dtype == "float16" and largest > 65_504:
-        raise UserError(f"activations reach {largest:.3g}, beyond float16: capture with --store_dtype bfloat16 --overwrite")
+        raise UserError(
+            f"activations reach {largest:.3g}, beyond float16: capture with --store_dtype bfloat16 --overwrite"
+        )
 
 
 def _describe(
@@ -289,7 +297,8 @@ def _describe(
         rows={polarity: [i for i, _ in kept[polarity]] for polarity in POLARITIES},
         texts_sha256={polarity: responses_fingerprint([r for _, r in kept[polarity]]) for polarity in POLARITIES},
         n_response_tokens={
-            polarity: [len(e.ids) - e.response_start for e in examples if e.polarity == polarity] for polarity in POLARITIES
+            polarity: [len(e.ids) - e.response_start for e in examples if e.polarity == polarity]
+            for polarity in POLARITIES
         },
         n_neutral_tokens=n_neutral_tokens,
         versions=package_versions(),

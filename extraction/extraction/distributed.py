@@ -62,7 +62,9 @@ def this_process(device: str | None) -> Process:
 def refuse_several_processes(command: str) -> None:
     """Raise UserError where a launch would make every process do all of ``command``'s work."""
     if _world_size() > 1:
-        raise UserError(f"{command} is one process's work, and this launch has {_world_size()}: run it without a launcher")
+        raise UserError(
+            f"{command} is one process's work, and this launch has {_world_size()}: run it without a launcher"
+        )
 
 
 def _world_size() -> int:

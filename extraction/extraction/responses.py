@@ -164,9 +164,7 @@ def begin_journal(folder: TraitFolder, settings: dict[str, Any], overwrite: bool
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: TraitFolder, what: str) -> None:
-    differing = [
-        f"{key} {before.get(key)!r}, now {now.get(key)!r}" for key in now if before.get(key) != now.get(key)
-    ]
+    differing = [f"{key} {before.get(key)!r}, now {now.get(key)!r}" for key in now if before.get(key) != now.get(key)]
     if differing:
         raise UserError(
             f"{folder.root.name}: {what} with other settings ({'; '.join(differing)}). "

@@ -1,0 +1,111 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from extraction.cli import for_each_trait, run_command
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _run(arguments):
+    """What the command was called with, and the exit status."""
+    seen = {}
+
+    def command(
+        experiment: str,
+        traits: list[str] | None = None,
+        layers: list[int] | None = None,
+        context: Literal["question", "full"] = "question",
+        top_p: float = 1.0,
+        overwrite: bool = False,
+    ) -> None:
+        seen.update(locals())
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(command, arguments)
+    seen.pop("seen", None)
+    return seen, ended.value.code
+
+
+@pytest.mark.parametrize("text", ["2025_11_20", "a # b", "1e3", "None", "[1]", "ünï cödé", "-x", "'q'", "a=b", ""])
+def test_a_text_arrives_as_typed(text):
+    seen, code = _run([f"--experiment={text}"])
+    assert (seen["experiment"], code) == (text, 0)
+
+
+def test_lists_are_split_at_commas_and_numbers_parsed():
+    seen, _ = _run(["--experiment", "e", "--traits", "a, b,", "--layers", "16,3", "--top-p", "0.5", "--overwrite"])
+    assert (seen["traits"], seen["layers"], seen["top_p"], seen["overwrite"]) == (["a", "b"], [16, 3], 0.5, True)
+
+
+def test_a_flag_can_be_switched_off():
+    assert _run(["--experiment", "e", "--nooverwrite"])[0]["overwrite"] is False
+    assert _run(["--experiment", "e", "--overwrite=false"])[0]["overwrite"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--experiment", "e", "--trait", "x"], "unknown flag --trait; did you mean --traits?"),
+        (["--experiment", "e", "--frobnicate"], "unknown flag --frobnicate"),
+        (["--experiment", "e", "stray"], "unexpected argument 'stray'"),
+        (["--experiment", "e", "--experiment", "f"], "--experiment is given twice"),
+        (["--experiment", "--overwrite"], "--experiment needs a value"),
+        (["--traits", "a"], "--experiment is required"),
+        (["--experiment", "e", "--layers", "sixteen"], "--layers must be a number of type int, got 'sixteen'"),
+        (["--experiment", "e", "--context", "half"], "--context must be question or full, got 'half'"),
+        (["--experiment", "e", "--overwrite=maybe"], "--overwrite must be True or False"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_nothing_runs(arguments, said, capsys):
+    seen, code = _run(arguments)
+    error = capsys.readouterr().err
+    assert code == 1
+    assert seen == {}
+    assert said in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_users_mistake_inside_the_command_is_one_line_without_traceback(capsys):
+    def command() -> None:
+        raise UserError("the file\nis gone")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(command, [])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: the file is gone\n"
+
+
+def test_other_traits_go_on_after_one_failed_and_the_failure_is_named():
+    done = []
+
+    def work(i):
+        if i == 1:
+            raise UserError("broken")
+        done.append(i)
+
+    with pytest.raises(UserError, match="1 of 3 traits failed: b"):
+        for_each_trait(["a", "b", "c"], work)
+    assert done == [0, 2]
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "extraction").glob("[0-9]_*.py")), ids=lambda p: p.name)
+def test_help_answers_in_under_a_second_and_names_every_flag(script):
+    began = time.perf_counter()
+    result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False)
+    took = time.perf_counter() - began
+    assert result.returncode == 0
+    assert "--experiments_dir" in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    modules = (
+        "import sys; sys.argv=['x','--help']; import runpy\ntry: runpy.run_path(r'%s', run_name='__main__')\n" % script
+    )
+    probe = modules + "except SystemExit: pass\nassert not {'torch','transformers','pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
+    assert took < 3  # under a second on an idle machine; the imports above are what decides it

@@ -1,0 +1,95 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from utils.prompts import encode_prompt, encode_response, format_conversation, format_prompt, template_hash, token_texts
+
+GEMMA_LIKE = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] | trim }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>model\n{% endif %}"
+)
+SILENT = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] != 'system' %}[{{ m['content'] }}]{% endif %}{% endfor %}"
+)
+WITH_DATE = (
+    "{{ bos_token }}<sys>Date: today\n{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}"
+    "{% set messages = messages[1:] %}{% endif %}</sys>{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+)
+
+
+def _tokenizer(template):
+    """A byte-level tokenizer that puts a BOS before every text, as Llama's and Gemma's do."""
+    alphabet = {c: i for i, c in enumerate(["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    core = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", [GEMMA_LIKE, SILENT, WITH_DATE, None], ids=["gemma", "silent", "dated", "base"])
+def test_a_prompt_has_one_bos_and_shows_the_instruction_whatever_the_template_does_with_system_messages(template):
+    tokenizer = _tokenizer(template)
+    text = format_prompt(tokenizer, "Why is it so?", "Be brief.")
+    ids = encode_prompt(tokenizer, text)
+    assert ids.count(1) == 1
+    assert ids[0] == 1
+    assert "Be brief." in text
+    assert text.index("Be brief.") < text.index("Why is it so?")
+
+
+def test_without_a_system_role_the_instruction_stands_before_the_question_in_the_users_turn():
+    text = format_prompt(_tokenizer(GEMMA_LIKE), "Why?", "Be brief.")
+    assert text == "<s><turn>user\nBe brief.\n\nWhy?<end>\n<turn>model\n"
+
+
+def test_a_template_that_states_the_date_anyway_gets_no_empty_system_message():
+    assert format_prompt(_tokenizer(WITH_DATE), "Why?") == "<s><sys>Date: today\n</sys>[Why?]"
+
+
+def test_a_base_model_reads_question_and_answer_lines():
+    assert format_prompt(_tokenizer(None), "Why?", "Be brief.") == "Be brief.\n\nQuestion: Why?\nAnswer:"
+    conversation = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    assert format_conversation(_tokenizer(None), conversation) == "Question: a\nAnswer: b\n\nQuestion: c\nAnswer:"
+
+
+def test_templates_are_told_apart_by_their_hash():
+    assert len({template_hash(_tokenizer(t)) for t in (GEMMA_LIKE, SILENT, WITH_DATE, None)}) == 4
+
+
+def test_the_embedded_models_own_system_prompt_is_kept_out(embedded):
+    assert "SmolLM" not in format_prompt(embedded.tokenizer, "Hi?")
+    assert format_prompt(embedded.tokenizer, "Hi?", "Be rude.").startswith("<|im_start|>system\nBe rude.<|im_end|>")
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.characters(codec="utf-8"), min_size=1, max_size=25))
+def test_token_texts_join_to_the_decoded_text_whatever_is_split(text):
+    tokenizer = _tokenizer(None)
+    ids = encode_response(tokenizer, text)
+    texts = token_texts(tokenizer, ids)
+    assert len(texts) == len(ids)
+    assert "".join(texts) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["👨‍👩‍👧 family", "你好，世界", "e\u0301 cafe\u0301", "  two  spaces\n\n\ttab", "نص عربي", "🇫🇷🏴‍☠️"]
+)
+def test_characters_split_over_the_embedded_models_tokens_are_shown_whole(embedded, text):
+    texts = token_texts(embedded.tokenizer, encode_response(embedded.tokenizer, text))
+    assert "".join(texts) == text
+    assert not any("\ufffd" in t for t in texts)
+
+
+def test_bytes_that_never_become_a_character_end_as_a_replacement_character(embedded):
+    ids = encode_response(embedded.tokenizer, "ok 👨")[:-1]
+    assert "".join(token_texts(embedded.tokenizer, ids)) == embedded.tokenizer.decode(ids)

@@ -1,0 +1,186 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
+from utils.files import append_jsonl, read_jsonl, write_json
+from utils.records import Response
+from utils.store import Experiment, parse_definition
+
+DEFINITION = {
+    "instruction": [{"pos": "Refuse.", "neg": "Answer."}],
+    "questions": ["Why?", "How?"],
+    "eval_prompt": "Score {answer} to {question}.",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Experiment(tmp_path, "exp").trait("refusal")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "", ".", "..", "-x", "a\x00b", "/abs", "a\\b", "x" * 300, "ends ", "ends."]
+)
+def test_a_name_that_could_leave_the_experiments_folder_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match="cannot be the name of"):
+        Experiment(tmp_path, name)
+    with pytest.raises(UserError, match="cannot be the name of"):
+        Experiment(tmp_path, "exp").trait(name)
+
+
+@pytest.mark.parametrize("name", ["gemma_2b_it_nov12", "Höflichkeit", "a b", "礼貌", "2025_11_20", "v1.2+x"])
+def test_ordinary_names_of_any_language_are_names(name, tmp_path):
+    assert Experiment(tmp_path, name).trait(name).root == tmp_path / name / name
+
+
+_text = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=30)
+
+
+@given(texts=st.lists(st.tuples(_text, _text, _text), min_size=1, max_size=4), score=st.none() | st.floats(0, 100))
+def test_responses_come_back_from_a_csv_as_they_were(tmp_path_factory, texts, score):
+    folder = Experiment(tmp_path_factory.mktemp("e"), "exp").trait("refusal")
+    rounded = None if score is None else round(score, 4)
+    responses = [Response(q, i, f"{i}{q}", r, trait_score=rounded, judge_method="m") for q, i, r in texts]
+    folder.write_responses("pos", responses)
+    assert folder.read_responses("pos") == responses
+
+
+@pytest.mark.parametrize(
+    "text", ["NA", "null", "nan", 'say "hi", twice', "line\nbreak", "carriage\r\nreturn", " padded ", "x" * 10**6]
+)
+def test_awkward_cells_survive(folder, text):
+    folder.write_responses("neg", [Response(text, text, text, text)])
+    assert folder.read_responses("neg")[0].response == text
+
+
+def test_an_empty_score_is_unknown_and_not_zero(folder):
+    folder.write_responses("pos", [Response("q", "", "q", "a"), Response("q", "", "q", "b", trait_score=0.0)])
+    assert [r.trait_score for r in folder.read_responses("pos")] == [None, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not a CSV table"),
+        (b"a,b\n1,2\n", "lacks the column question, instruction, prompt, response, trait_score"),
+        (b"question,instruction,prompt,response,trait_score\nq,,q,a,high\n", "row 1: trait_score 'high'"),
+        (b"question,instruction,prompt,response,trait_score\nq,,q,a,101\n", "row 1: trait_score '101'"),
+        (b"question,instruction,prompt,response,trait_score\nq,,q,a,nan\n", "row 1: trait_score 'nan'"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_a_damaged_csv_is_named_with_the_command_that_makes_it_again(folder, content, said):
+    path = folder.responses_path("pos")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError) as error:
+        folder.read_responses("pos")
+    assert said in str(error.value)
+    assert str(path) in str(error.value)
+    assert "python extraction/1_generate_responses.py --experiment exp --trait refusal" in str(error.value)
+
+
+def test_a_csv_with_windows_line_ends_and_a_byte_order_mark_is_read(folder):
+    path = folder.responses_path("pos")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\xef\xbb\xbfquestion,instruction,prompt,response,trait_score\r\nq,,q,a,70\r\n")
+    assert folder.read_responses("pos") == [Response("q", "", "q", "a", trait_score=70.0)]
+
+
+def test_a_missing_definition_says_how_to_begin_one(folder):
+    with pytest.raises(
+        MissingInputError, match=r"trait_definition\.json not found\. .*cp extraction/extraction/templates"
+    ):
+        folder.read_definition()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"eval_prompt": "Score {question}."}, "lacks {answer}"),
+        ({"eval_prompt": "Score {answer}."}, "lacks {question}"),
+        ({"eval_prompt": 3}, "'eval_prompt' must be a text"),
+        ({"questions": []}, "'questions' must be a list"),
+        ({"questions": ["a", ""]}, "'questions' must be a list"),
+        ({"questions": ["a", "a"]}, "same question twice: 'a'"),
+        ({"instruction": []}, "'instruction' must be a list"),
+        ({"instruction": [{"pos": "x"}]}, "'instruction'[0] needs a non-empty text under 'neg'"),
+        ({"instruction": ["x"]}, "'instruction'[0] needs"),
+    ],
+)
+def test_a_bad_definition_names_the_key_and_what_is_wrong(change, said):
+    with pytest.raises(DefinitionError) as error:
+        parse_definition({**DEFINITION, **change}, Path("d.json"), "refusal")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["instruction", "questions", "eval_prompt"])
+def test_a_missing_key_of_a_definition_is_named(key):
+    with pytest.raises(DefinitionError, match=f"'{key}' is missing"):
+        parse_definition({k: v for k, v in DEFINITION.items() if k != key}, Path("d.json"), "refusal")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda c: st.lists(c) | st.dictionaries(st.text(), c),
+    max_leaves=8,
+)
+
+
+@given(value=json_values | st.fixed_dictionaries({k: json_values for k in DEFINITION}))
+def test_any_json_is_a_definition_or_a_definition_error(value):
+    try:
+        definition = parse_definition(value, Path("d.json"), "refusal")
+    except DefinitionError:
+        return
+    assert definition.questions
+
+
+def test_a_definition_that_is_not_json_names_line_and_column(folder):
+    folder.root.mkdir(parents=True)
+    folder.definition_path.write_text('{"a": 1,}')
+    with pytest.raises(DamagedFileError, match="not valid JSON \\(line 1, column 9"):
+        folder.read_definition()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"x": float("nan")})
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_line_torn_by_a_crash_is_left_out_and_does_not_swallow_the_next(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    append_jsonl(path, [{"row": 1}])
+    with path.open("ab") as file:
+        file.write(b'{"row": 2, "text": "hal')
+    append_jsonl(path, [{"row": 3}])
+    assert read_jsonl(path) == [{"row": 1}, {"row": 3}]
+
+
+def test_a_second_run_on_the_same_trait_is_refused(folder):
+    code = f"""
+from pathlib import Path
+from utils.store import Experiment
+from utils.errors import UserError
+try:
+    with Experiment(Path({str(folder.root.parent.parent)!r}), "exp").trait("refusal").locked():
+        print("got it")
+except UserError as error:
+    print(error)
+"""
+    with folder.locked():
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "another run is working on" in said
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "got it\n"
