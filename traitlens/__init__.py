@@ -1,6 +1,7 @@
 """Toolkit for extracting trait vectors from a model's activations and reading them token by token."""
 
 from traitlens.activations import ActivationCapture, mean_activations, mean_over_tokens, read_layers
+from traitlens.calibration import Calibration, NeutralScale, calibrate, midpoint_baseline, neutral_scale
 from traitlens.compute import (
     compute_derivative,
     compute_second_derivative,
@@ -9,7 +10,11 @@ from traitlens.compute import (
     normalize_vectors,
     projection,
 )
+from traitlens.controls import Chance, feature_control, random_directions, shuffled_labels
+from traitlens.cross_validation import Choice, HeldOut, choose, cross_validate
 from traitlens.dynamics import Dynamics, analyze_dynamics
+from traitlens.evaluation import Interval, Metrics, auroc, auroc_difference, auroc_interval, evaluate
+from traitlens.folds import Folds, make_folds
 from traitlens.hooks import HookManager
 from traitlens.layers import LAYER_CONVENTION, find_blocks, hook_point, layer_path, middle_layer, n_layers
 from traitlens.methods import (
@@ -24,37 +29,60 @@ from traitlens.methods import (
 )
 from traitlens.monitor import TraitMonitor
 from traitlens.segments import Segment, prompt_segments, response_segments
+from traitlens.span import ContrastSpan
 
 __all__ = [
     "LAYER_CONVENTION",
     "METHODS",
     "ActivationCapture",
+    "Calibration",
+    "Chance",
+    "Choice",
+    "ContrastSpan",
     "Dynamics",
     "ExtractionMethod",
     "ExtractionResult",
+    "Folds",
     "GradientMethod",
+    "HeldOut",
     "HookManager",
     "ICAMethod",
+    "Interval",
     "MeanDifferenceMethod",
+    "Metrics",
+    "NeutralScale",
     "ProbeMethod",
     "Segment",
     "TraitMonitor",
     "analyze_dynamics",
+    "auroc",
+    "auroc_difference",
+    "auroc_interval",
+    "calibrate",
+    "choose",
     "compute_derivative",
     "compute_second_derivative",
     "cosine_similarity",
+    "cross_validate",
+    "evaluate",
+    "feature_control",
     "find_blocks",
     "get_method",
     "hook_point",
     "layer_path",
+    "make_folds",
     "mean_activations",
     "mean_difference",
     "mean_over_tokens",
     "middle_layer",
+    "midpoint_baseline",
     "n_layers",
+    "neutral_scale",
     "normalize_vectors",
     "projection",
     "prompt_segments",
+    "random_directions",
     "read_layers",
     "response_segments",
+    "shuffled_labels",
 ]
