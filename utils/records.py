@@ -75,7 +75,6 @@ class ActivationsInfo:
     """How activations were captured: enough to refuse the wrong model, and to fit vectors without it."""
 
     model: str
-    model_path: str
     revision: str | None
     model_dtype: str
     n_layers: int

@@ -279,7 +279,6 @@ def _describe(
         raise UserError(f"--layers {','.join(map(str, layers))}: {loaded.name} has layers 0 to {total - 1}")
     return ActivationsInfo(
         model=loaded.name,
-        model_path=loaded.path,
         revision=loaded.revision,
         model_dtype=str(loaded.model.dtype).removeprefix("torch."),
         n_layers=total,
@@ -307,7 +306,7 @@ def _describe(
 
 def _timeless(info: ActivationsInfo) -> dict[str, object]:
     """What two captures share when one can stand for the other."""
-    return {key: value for key, value in asdict(info).items() if key not in ("versions", "dtype", "model_path")}
+    return {key: value for key, value in asdict(info).items() if key not in ("versions", "dtype")}
 
 
 def _finished(folder: TraitFolder) -> dict[str, object] | None:

@@ -72,7 +72,6 @@ def source_of(loaded: LoadedModel) -> dict[str, Any]:
     """Where responses come from: the model as far as it decides their text."""
     return {
         "model": loaded.name,
-        "model_path": loaded.path,
         "revision": loaded.revision,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "template_hash": template_hash(loaded.tokenizer),
