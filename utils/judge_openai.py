@@ -1,0 +1,299 @@
+"""Grading through OpenAI's API or any server that speaks it, whatever that server can do."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+from urllib.parse import urlsplit
+
+from utils.config import get_credential
+from utils.errors import UserError
+from utils.judge_endpoint import ChatEndpoint, UnreadableAnswerError, error_text, mentions_quota
+from utils.judge_reading import (
+    Step,
+    Verdict,
+    expected_score,
+    first_answer_step,
+    read_number,
+    read_yes_no,
+    splits_numbers,
+)
+
+logger = logging.getLogger(__name__)
+
+_TOP_LOGPROBS = 20
+_FEW_TOKENS = 12  # a number with a few words around it; also shows whether the tokenizer splits numbers
+_SOME_TOKENS = 64
+_MANY_TOKENS = 4096  # models that reason before they answer count their reasoning
+_REASONING_MODEL = re.compile(r"(?:.*/)?(o[1-9]|gpt-([5-9]|[1-9]\d))")
+
+
+@dataclass
+class _Abilities:
+    """What is known of a model at a server."""
+
+    logprobs: bool = True
+    top_logprobs: int = _TOP_LOGPROBS
+    splits_numbers: bool | None = None
+    token_limit: str = "max_completion_tokens"
+    reasons: bool = False
+    refused: set[str] = field(default_factory=set)
+
+
+class OpenAiEndpoint(ChatEndpoint):
+    """A model behind the chat completions API.
+
+    It tries log-probabilities first. What the server refuses by name, or leaves out of its answers, is not asked for
+    again.
+
+    Args:
+        model: the server's name of the model.
+        base_url: the server, by default OpenAI's.
+        api_key: by default JUDGE_API_KEY for another server, OPENAI_API_KEY for OpenAI's and for this machine.
+        concurrency: requests under way at a time.
+        samples: answers to average where there are no log-probabilities.
+        max_retries: how often a failure that may pass is tried again.
+        timeout: seconds until a request counts as failed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        concurrency: int = 20,
+        samples: int = 1,
+        max_retries: int = 5,
+        timeout: float = 120.0,
+    ) -> None:
+        where = _host(base_url) if base_url else "api.openai.com"
+        key_name = "JUDGE_API_KEY" if base_url and not _is_this_machine(base_url) else "OPENAI_API_KEY"
+        # The key of one company is not sent to another one's server.
+        key = api_key or (get_credential("JUDGE_API_KEY") if base_url else None) or get_credential(key_name)
+        if not key and not base_url:
+            raise UserError("no OPENAI_API_KEY: set it in .env, or choose --judge_model local or --judge_base_url")
+        super().__init__(
+            model, where=where, key_name=key_name, api_key=key or "", concurrency=concurrency, samples=samples
+        )
+        self._base_url = base_url
+        self._max_retries = max_retries
+        self._timeout = timeout
+        # Older and smaller servers know only the older name, and ignore the other one silently.
+        self._abilities = _Abilities(token_limit="max_tokens" if base_url else "max_completion_tokens")
+
+    def _make_client(self) -> Any:
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        return AsyncOpenAI(
+            api_key=self._api_key or "none",
+            base_url=self._base_url,
+            max_retries=self._max_retries,
+            timeout=self._timeout,
+            http_client=DefaultAsyncHttpxClient(event_hooks={"response": [_forbid_useless_retries]}),
+        )
+
+    def _sdk_errors(self) -> tuple[type[Exception], ...]:
+        from openai import APIError
+
+        return (APIError,)
+
+    async def _grade(self, client: Any, prompt: str, eval_type: str) -> Verdict:
+        if eval_type == "binary_text":
+            text, finished = await self._ask(client, prompt, structured=False)
+            score = read_yes_no(text) if finished else None
+            return _verdict(score, "text", f"neither a clear YES nor a clear NO in {text[:60]!r}")
+        if self._uses_logprobs(eval_type):
+            verdict = await self._grade_by_logprobs(client, prompt, eval_type)
+            if verdict is not None:
+                return verdict
+        return await self._grade_by_text(client, prompt, eval_type)
+
+    def _uses_logprobs(self, eval_type: str) -> bool:
+        return self._abilities.logprobs and not (eval_type == "0_100" and self._abilities.splits_numbers)
+
+    async def _grade_by_logprobs(self, client: Any, prompt: str, eval_type: str) -> Verdict | None:
+        """The expected score; None where this server's log-probabilities cannot give it."""
+        completion = await self._create(client, prompt, temperature=0, logprobs=True, limit=_FEW_TOKENS)
+        steps, text, finished = _steps(completion), _text(completion), _finished(completion)
+        start = first_answer_step(steps)
+        if not steps or len(steps[start or 0].top) < 2:
+            self._learn_no_logprobs("its answers carry no list of likely tokens")
+            return None
+        if start is None:
+            return Verdict.unscored("empty answer")
+        if eval_type == "0_100":
+            found = splits_numbers(steps)
+            if found or self._abilities.splits_numbers is None:
+                self._abilities.splits_numbers = found
+            if self._abilities.splits_numbers:
+                logger.info("%s writes numbers digit by digit: reading the number it states", self.model)
+                return None
+            if found is None and self._abilities.splits_numbers is None and _only_digits(steps[start].top):
+                # "8" may be 8 or the beginning of 87; only the text tells.
+                score = read_number(text, eval_type, finished=finished)
+                return _verdict(score, "number", f"no clear number in {text[:60]!r}")
+        score = expected_score(steps[start].top, eval_type)
+        return _verdict(score, "logprobs", f"little probability on valid answers; it began with {text[:60]!r}")
+
+    async def _grade_by_text(self, client: Any, prompt: str, eval_type: str) -> Verdict:
+        """The mean of the valid ones among ``samples`` stated answers; None unless at least half are valid."""
+        if eval_type == "binary":
+            prompt += "\n\nReply with YES or NO and nothing else."
+        else:
+            prompt += f"\n\nReply with one integer from 0 to {9 if eval_type == '0_10' else 100} and nothing else."
+        scores, reply = [], ""
+        for _ in range(self._samples):
+            reply, finished = await self._ask(client, prompt, structured=eval_type != "binary", high=eval_type)
+            read = read_yes_no(reply) if eval_type == "binary" else read_number(reply, eval_type, finished=finished)
+            if read is not None:
+                scores.append(read)
+        method = "number" if eval_type != "binary" else "text"
+        method = method if self._samples == 1 else f"mean of {len(scores)} {method}s"
+        score = fmean(scores) if scores and 2 * len(scores) >= self._samples else None
+        return _verdict(score, method, f"no clear answer in {reply[:60]!r}")
+
+    async def _ask(self, client: Any, prompt: str, *, structured: bool, high: str = "0_100") -> tuple[str, bool]:
+        """The reply to a prompt and whether it was finished."""
+        options: dict[str, Any] = {"temperature": 0} if self._samples == 1 else {}
+        if structured:
+            options["response_format"] = _score_schema(9 if high == "0_10" else 100)
+        limit = _MANY_TOKENS if self._abilities.reasons else _SOME_TOKENS
+        completion = await self._create(client, prompt, limit=limit, **options)
+        if not _finished(completion) and not self._abilities.reasons and _was_reasoning(completion):
+            self._abilities.reasons = True
+            completion = await self._create(client, prompt, limit=_MANY_TOKENS, **options)
+        return _text(completion), _finished(completion)
+
+    async def _create(self, client: Any, prompt: str, *, limit: int, **options: Any) -> Any:
+        """A completion; what the server refuses by name is left out from then on."""
+        from openai import APIStatusError
+
+        while True:
+            sent = self._allowed({**options, "limit": limit})
+            try:
+                self.usage.requests += 1
+                messages = [{"role": "user", "content": prompt}]
+                completion = await client.chat.completions.create(model=self.model, messages=messages, **sent)
+            except APIStatusError as error:
+                if not self._learn(error, sent):
+                    raise
+            else:
+                if _choice(completion) is None:
+                    raise UnreadableAnswerError
+                self._count(completion)
+                return completion
+
+    def _allowed(self, options: dict[str, Any]) -> dict[str, Any]:
+        abilities = self._abilities
+        sent = {key: value for key, value in options.items() if key not in abilities.refused and key != "limit"}
+        if sent.pop("logprobs", False) and abilities.logprobs:
+            sent |= {"logprobs": True, "top_logprobs": abilities.top_logprobs}
+        if abilities.token_limit not in abilities.refused:
+            sent[abilities.token_limit] = options["limit"]
+        if _REASONING_MODEL.match(self.model) and "reasoning_effort" not in abilities.refused:
+            sent["reasoning_effort"] = "low"
+        return sent
+
+    def _learn(self, error: Any, sent: dict[str, Any]) -> bool:
+        """Note what the error says the server does not take; whether the request can now be made in another way."""
+        if error.status_code not in (400, 403, 422, 500, 501):
+            return False
+        said = f"{error.param or ''} {error.code or ''} {error_text(error)}"
+        abilities = self._abilities
+        if "top_logprobs" in sent and re.search(r"\blog_?prob|log[- ]probabilit|\btop_logprobs", said, re.IGNORECASE):
+            allowed = [int(n) for n in re.findall(r"(?<![\w.-])\d{1,2}\b", said) if 2 <= int(n) < sent["top_logprobs"]]
+            if allowed and "top_logprobs" in said:
+                abilities.top_logprobs = max(allowed)
+            else:
+                self._learn_no_logprobs(f"{error.status_code}: {self._redacted(error_text(error))}")
+            return True
+        for name in ("temperature", "response_format", "reasoning_effort"):
+            pattern = r"response_format|json_schema|structured" if name == "response_format" else rf"\b{name}\b"
+            if name in sent and re.search(pattern, said):
+                abilities.refused.add(name)
+                return True
+        limit = next((name for name in ("max_tokens", "max_completion_tokens") if name in sent), None)
+        if limit and re.search(rf"\b{limit}\b", said):
+            abilities.refused.add(limit)
+            abilities.token_limit = "max_tokens" if limit == "max_completion_tokens" else "max_completion_tokens"
+            return True
+        return False
+
+    def _learn_no_logprobs(self, why: str) -> None:
+        if self._abilities.logprobs:
+            logger.info("%s gives no log-probabilities (%s): reading the number it states", self.model, why)
+        self._abilities.logprobs = False
+
+    def _count(self, completion: Any) -> None:
+        usage = getattr(completion, "usage", None)
+        self.usage.input_tokens += getattr(usage, "prompt_tokens", None) or 0
+        self.usage.output_tokens += getattr(usage, "completion_tokens", None) or 0
+
+
+async def _forbid_useless_retries(response: Any) -> None:
+    """Keep the SDK from repeating what cannot succeed: it takes every 429 and 500 for passing."""
+    if response.status_code == 429 or response.status_code >= 500:
+        text = (await response.aread()).decode("utf-8", "replace")
+        if mentions_quota(text) or "response_format" in text or "json_schema" in text:
+            response.headers["x-should-retry"] = "false"
+
+
+def _verdict(score: float | None, method: str, reason: str) -> Verdict:
+    return Verdict(score, method) if score is not None else Verdict.unscored(reason)
+
+
+def _choice(completion: Any) -> Any:
+    choices = getattr(completion, "choices", None)  # a server may answer 200 with a page or an error object
+    return choices[0] if isinstance(choices, list) and choices else None
+
+
+def _text(completion: Any) -> str:
+    content = getattr(getattr(_choice(completion), "message", None), "content", None)
+    return content if isinstance(content, str) else ""
+
+
+def _finished(completion: Any) -> bool:
+    return getattr(_choice(completion), "finish_reason", None) != "length"
+
+
+def _was_reasoning(completion: Any) -> bool:
+    text = _text(completion)
+    return not text.strip() or text.lstrip().startswith("<think")
+
+
+def _steps(completion: Any) -> list[Step]:
+    content = getattr(getattr(_choice(completion), "logprobs", None), "content", None)
+    try:
+        return [
+            Step(item.token, tuple((str(t.token), float(t.logprob)) for t in item.top_logprobs or []))
+            for item in content or []
+        ]
+    except (AttributeError, TypeError, ValueError) as error:  # the SDK does not check the types of what it parsed
+        raise UnreadableAnswerError from error
+
+
+def _only_digits(top: Sequence[tuple[str, float]]) -> bool:
+    numbers = [token.strip() for token, _ in top if re.fullmatch(r"\s*[0-9]+\s*", token)]
+    return all(len(number) == 1 for number in numbers)
+
+
+def _score_schema(high: int) -> dict[str, Any]:
+    score = {"type": "integer", "minimum": 0, "maximum": high}
+    schema = {"type": "object", "properties": {"score": score}, "required": ["score"], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "score", "strict": True, "schema": schema}}
+
+
+def _host(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"--judge_base_url must look like http://localhost:8000/v1, got {base_url!r}")
+    return parts.hostname + (f":{parts.port}" if parts.port else "")
+
+
+def _is_this_machine(base_url: str) -> bool:
+    return urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
