@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,3 +208,13 @@ def whole_sequence(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Any
     offered = {"attention_mask": mask, "position_ids": positions, "use_cache": False, "logits_to_keep": 1}
     taken = inspect.signature(model.forward).parameters
     return {"input_ids": ids, **{name: value for name, value in offered.items() if name in taken}}
+
+
+def refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A stand-in for continuous batching that says why it cannot be monitored."""
+
+    @functools.wraps(original)
+    def refuse(*args: Any, **kwargs: Any) -> Any:  # noqa: ARG001 - whatever the original takes
+        raise ValueError(f"cannot monitor {original.__name__}: continuous batching packs several texts into one row")
+
+    return refuse

@@ -148,7 +148,8 @@ def smoothed(scores: Trajectory, window: int) -> NDArray[np.float64]:
     """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"smoothing must be an odd number of tokens from 1, got {window}")
-    return _averaged(_checked(scores)[None], window)[0]
+    averaged: NDArray[np.float64] = _averaged(_checked(scores)[None], window)[0]
+    return averaged
 
 
 def _averaged(rows: NDArray[np.float64], window: int) -> NDArray[np.float64]:

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from traitlens.compute import normalize_vectors
-from traitlens.decoding import GenerateCall, has_cache, next_step, past_length, whole_sequence
+from traitlens.decoding import GenerateCall, has_cache, next_step, past_length, refusing, whole_sequence
 from traitlens.hooks import HookManager, LayerHook
 from traitlens.run import Run
 
 VectorAtLayer = tuple[Tensor, int]
 OnToken = Callable[[int, int, dict[str, Any]], object]
+
+_NOT_ONE_PER_STEP = (
+    "the model read {}: this way of generating does not feed it one token per step, so scores have no tokens"
+)
 
 
 class _Stop(Exception):  # noqa: N818 - a signal, not an error: everything asked for has been computed
@@ -139,7 +143,7 @@ class TraitMonitor:
         handles = [m.register_forward_pre_hook(self._before_pass, with_kwargs=True, prepend=True) for m in modules]
         self._handles = handles + [m.register_forward_hook(self._after_pass) for m in modules]
         self._replaced: list[tuple[str, Any]] = []
-        for name, replacement in (("generate", self._monitored), ("generate_batch", _refusing)):
+        for name, replacement in (("generate", self._monitored), ("generate_batch", refusing)):
             if callable(original := getattr(self.model, name, None)):
                 self._replaced.append((name, vars(self.model).get(name)))  # an outer monitor's, or None
                 vars(self.model)[name] = replacement(original)
@@ -197,7 +201,7 @@ class TraitMonitor:
         is_plain = run.call is None and run.stop_after is None
         if is_plain and not (run.columns and past_length(kwargs)):
             self._run = run = Run()
-        run.is_open, run.arguments = True, kwargs
+        run.is_open, run.arguments, run.before = True, kwargs, run.columns
         run.fed = kwargs.get("input_ids", args[0] if args and isinstance(args[0], Tensor) else None)
         # Without a cache generate feeds the whole text again: the columns that are known are skipped.
         run.skip = run.columns if run.call is not None and not has_cache(kwargs) else 0
@@ -208,6 +212,8 @@ class TraitMonitor:
             return
         run.is_open = False
         if run.call is not None:
+            if run.before >= run.call.columns_fed and run.columns != run.before + 1:
+                raise RuntimeError(_NOT_ONE_PER_STEP.format(f"{run.columns - run.before} tokens in one step"))
             self._stream()
         elif run.stop_after is None:
             run.mark_plain_pass()
@@ -240,8 +246,7 @@ class TraitMonitor:
             self._read_last(run, call, sequences, mask)
         if run.columns not in (expected, expected - 1):
             raise RuntimeError(
-                f"the model read {run.columns} tokens where the prompt and {new.shape[1]} new ones make {expected}: "
-                "this way of generating does not feed one token per step, its scores cannot be told apart"
+                _NOT_ONE_PER_STEP.format(f"{run.columns} tokens where prompt and response have {expected}")
             )
         columns = torch.arange(run.columns)[None] - call.columns_fed  # 0 at the first new token
         ids = torch.zeros(len(new), run.columns, dtype=torch.long)
@@ -266,10 +271,10 @@ class TraitMonitor:
         run = self._run
         if self._on_token is None or run.call is None or run.columns <= run.call.columns_fed or run.fed is None:
             return
-        ids = run.fed[:, -1].tolist()
+        ids, padding = run.fed[:, -1].tolist(), run.call.setting("pad_token_id")  # padding is fed to rows that ended
         newest = {layer: pieces[-1][:, -1].tolist() for layer, pieces in run.pieces.items()}
         for row, token in enumerate(ids):
-            if token in run.end_ids:
+            if token in run.end_ids or token == padding:
                 run.ended.add(row)
             if row not in run.ended:
                 values = {t: [newest[layer][row][i] for layer, i in places] for t, places in self._places.items()}
@@ -286,11 +291,3 @@ class TraitMonitor:
         joined = self._run.joined()
         scores = {t: torch.stack([joined[lay][row, selected, i] for lay, i in p]) for t, p in self._places.items()}
         return {trait: s if self._several[trait] else s[0] for trait, s in scores.items()}
-
-
-def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def refuse(*args: Any, **kwargs: Any) -> Any:  # noqa: ARG001 - whatever the original takes
-        raise ValueError(f"cannot monitor {original.__name__}: continuous batching packs several texts into one row")
-
-    return refuse

@@ -28,6 +28,7 @@ class Run:
         arguments: keyword arguments of the last forward pass.
         fed: token ids of the last forward pass [batch, seq], None where it was given embeddings.
         skip: how many leading columns of the pass under way are known already.
+        before: how many columns were known before it.
         is_open: whether a forward pass of the monitored model is under way.
         ended: rows that have met an end token.
         columns: how many columns have been read.
@@ -40,6 +41,7 @@ class Run:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     fed: Tensor | None = None
     skip: int = 0
+    before: int = 0
     is_open: bool = False
     ended: set[int] = field(default_factory=set)
     columns: int = 0

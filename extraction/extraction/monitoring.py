@@ -137,18 +137,8 @@ def monitor_texts(
             monitor.read(prompts, responses)
         else:
             _generate(loaded, prompts, sampling, seed)
-        return [
-            _record(
-                loaded,
-                chosen,
-                monitor=monitor,
-                row=row,
-                text=text,
-                prompt_ids=prompts[row],
-                prompt_scores=prompt_scores,
-            )
-            for row, text in enumerate(texts)
-        ]
+        shared: dict[str, Any] = {"monitor": monitor, "with_prompt": prompt_scores}
+        return [_record(loaded, chosen, t, prompts[row], row=row, **shared) for row, t in enumerate(texts)]
 
 
 def _generate(loaded: LoadedModel, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> None:
@@ -174,22 +164,22 @@ def _warn_of_length(loaded: LoadedModel, sequences: Sequence[Sequence[int]]) -> 
 def _record(
     loaded: LoadedModel,
     chosen: Mapping[str, Chosen],
+    text: Transcript,
+    prompt_ids: Sequence[int],
     *,
     monitor: TraitMonitor,
     row: int,
-    text: Transcript,
-    prompt_ids: Sequence[int],
-    prompt_scores: bool,
+    with_prompt: bool,
 ) -> MonitoringRecord:
     tokens = token_texts(loaded.tokenizer, monitor.token_ids(row))
     scores = {trait: s.tolist() for trait, s in monitor.scores(row).items()}
     prompt_tokens = token_texts(loaded.tokenizer, prompt_ids)
     segments = response_segments(tokens, text.turn, "".join(prompt_tokens))
-    if prompt_scores:
+    if with_prompt:
         segments = [*prompt_segments(prompt_tokens, text.messages), *segments]
     elif all(segment.part is None for segment in segments):
         segments = []  # one speaker, one part: nothing to tell apart
-    in_prompt = {trait: s[0].tolist() for trait, s in monitor.prompt_scores(row).items()} if prompt_scores else {}
+    in_prompt = {trait: s[0].tolist() for trait, s in monitor.prompt_scores(row).items()} if with_prompt else {}
     return MonitoringRecord(
         prompt=text.prompt,
         response="".join(tokens),
@@ -201,7 +191,7 @@ def _record(
         layer={trait: c.main.layer for trait, c in chosen.items()},
         method={trait: c.main.method for trait, c in chosen.items()},
         layer_scores={trait: _layer_scores(c, scores[trait]) for trait, c in chosen.items() if c.layers},
-        prompt_tokens=prompt_tokens if prompt_scores else [],
+        prompt_tokens=prompt_tokens if with_prompt else [],
         prompt_trait_scores=in_prompt,
         segments=[asdict(segment) for segment in segments],
     )
