@@ -32,6 +32,7 @@ def extract_vectors(
         experiments_dir: folder of the experiments.
     """
     from extraction.vectors import FitSettings, extract_vectors
+
     from traitlens.methods import METHODS
 
     settings = FitSettings(

@@ -114,7 +114,9 @@ def _platt(scores: Tensor, labels: Tensor) -> tuple[float, float]:
     for _ in range(100):
         probabilities = torch.sigmoid(features @ weights)
         gradient = features.T @ (probabilities - targets)
-        hessian = (features.T * (probabilities * (1 - probabilities))) @ features + 1e-9 * torch.eye(2, dtype=torch.float64)
+        hessian = (features.T * (probabilities * (1 - probabilities))) @ features + 1e-9 * torch.eye(
+            2, dtype=torch.float64
+        )
         step = torch.linalg.solve(hessian, gradient)
         while (new := _log_loss(features, weights - step, targets)) > loss and float(step.norm()) > 1e-12:
             step = step / 2

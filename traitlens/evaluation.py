@@ -45,7 +45,9 @@ class Metrics:
     n_neg: int
 
 
-def evaluate(scores: Tensor, labels: Tensor, clusters: list[Tensor], *, n_bootstrap: int = 1000, seed: int = 0) -> Metrics:
+def evaluate(
+    scores: Tensor, labels: Tensor, clusters: list[Tensor], *, n_bootstrap: int = 1000, seed: int = 0
+) -> Metrics:
     """Held-out figures of centred scores.
 
     Args:

@@ -74,7 +74,11 @@ class Folds:
     def describe(self) -> str:
         """What is held out, in words."""
         questions = f"{len(set(self.question_group.tolist()))} groups of questions"
-        return f"{questions} x {len(set(self.instruction_group.tolist()))} of instruction pairs" if self.crossed else questions
+        return (
+            f"{questions} x {len(set(self.instruction_group.tolist()))} of instruction pairs"
+            if self.crossed
+            else questions
+        )
 
 
 def make_folds(
@@ -96,7 +100,9 @@ def make_folds(
     """
     instructions = [""] * len(questions) if instructions is None else list(instructions)
     if len(instructions) != len(questions):
-        raise ValueError(f"{len(questions)} questions but {len(instructions)} instructions: wanted one of each per example")
+        raise ValueError(
+            f"{len(questions)} questions but {len(instructions)} instructions: wanted one of each per example"
+        )
     if n_folds < 2:
         raise ValueError(f"holding out questions needs at least 2 folds, got {n_folds}")
     crossed = len(set(instructions)) > 1

@@ -46,7 +46,9 @@ class ExtractionMethod(ABC):
         direction = span.to_direction(weights)
         distance = span.mean_difference @ direction / direction.norm()
         if not bool(torch.isfinite(distance)) or distance == 0:
-            raise ValueError(f"{self.name}: the class means coincide along the direction found; there is nothing to separate")
+            raise ValueError(
+                f"{self.name}: the class means coincide along the direction found; there is nothing to separate"
+            )
         # Positive examples on the positive side, the distance of the class means as the norm.
         return {"vector": (direction / direction.norm() * distance).float(), **extras}
 

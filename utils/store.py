@@ -164,6 +164,11 @@ class Experiment:
         """Folder of monitored generations."""
         return self.root / "inference" / "results"
 
+    @property
+    def matrix_path(self) -> Path:
+        """CSV of how each trait's vector reads every trait's responses; its picture has the suffix .png."""
+        return self.root / "vectors_matrix.csv"
+
     def trait(self, name: str) -> TraitFolder:
         """The folder of one trait, which need not exist yet."""
         check_name("trait", name)

@@ -37,6 +37,11 @@ def summary_path(folder: TraitFolder) -> Path:
     return folder.vectors_dir / "summary.csv"
 
 
+def card_path(folder: TraitFolder) -> Path:
+    """Page that says how good the trait's vectors are."""
+    return folder.vectors_dir / "card.html"
+
+
 def write_vector(folder: TraitFolder, vector: torch.Tensor, metadata: dict[str, Any]) -> Path:
     """Write a vector [hidden] and its side-car, the side-car first; returns the tensor's path.
 
@@ -147,7 +152,9 @@ def load_vector(
     rows = [r for r in read_summary(folder) if method in (None, r["method"]) and layer in (None, int(r["layer"]))]
     if not rows:
         wanted = " and ".join(f"{k} {v}" for k, v in (("method", method), ("layer", layer)) if v is not None)
-        raise MissingInputError(summary_path(folder), f"It has no vector with {wanted}. {folder.command('3_extract_vectors.py')}")
+        raise MissingInputError(
+            summary_path(folder), f"It has no vector with {wanted}. {folder.command('3_extract_vectors.py')}"
+        )
     best = read_vector(folder, rows[0]["method"], int(rows[0]["layer"]))
     if layer is None and (default := documented_layer(best.model)) is not None:
         rows = [r for r in rows if int(r["layer"]) == default] or rows

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from extraction.contrast import Contrast
+from extraction.text_controls import bag_of_words_scores
 from traitlens.calibration import Calibration, NeutralScale, calibrate, midpoint_baseline, neutral_scale
 from traitlens.controls import Chance, feature_control, random_directions, shuffled_labels
 from traitlens.cross_validation import Choice, HeldOut, choose, cross_validate
@@ -15,9 +17,6 @@ from traitlens.layers import middle_layer
 from traitlens.methods import ExtractionMethod
 from traitlens.span import ContrastSpan
 from utils.errors import UserError
-
-from extraction.contrast import Contrast
-from extraction.text_controls import bag_of_words_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +83,11 @@ class Sweep:
 
 
 def sweep(
-    contrast: Contrast, methods: Sequence[ExtractionMethod], layers: Sequence[int], seed: int, advance: Callable[[], object]
+    contrast: Contrast,
+    methods: Sequence[ExtractionMethod],
+    layers: Sequence[int],
+    seed: int,
+    advance: Callable[[], object],
 ) -> Sweep:
     """Fit and measure every method at every layer, choose one, and measure the controls beside it.
 
@@ -119,7 +122,9 @@ def sweep(
         return Sweep(
             vectors,
             choice,
-            auroc_interval(choice.nested_scores[known], contrast.labels[known], [c[known] for c in clusters(contrast)], seed=seed),
+            auroc_interval(
+                choice.nested_scores[known], contrast.labels[known], [c[known] for c in clusters(contrast)], seed=seed
+            ),
             _controls(contrast, methods, choice, seed),
             *_chance_levels(contrast, methods, choice, seed),
         )
@@ -160,7 +165,9 @@ def _measure(
     known = ~held.scores.isnan()
     if _has_both(contrast.labels[known]):
         metrics = evaluate(held.scores, contrast.labels, clusters(contrast), seed=seed)
-        calibration = calibrate(held.scores, contrast.labels, contrast.folds.question_group).per_unit(float(vector.norm()))
+        calibration = calibrate(held.scores, contrast.labels, contrast.folds.question_group).per_unit(
+            float(vector.norm())
+        )
     measured = Measured(
         method=method.name,
         layer=layer,
@@ -233,7 +240,9 @@ def warnings_about(result: Sweep) -> list[str]:
     if result.random is not None and result.nested is not None and result.random.high >= result.nested.value:
         found.append(f"one in twenty random directions reads as well ({result.random.high:.2f})")
     if result.shuffled is not None and abs(result.shuffled.mean - 0.5) > 0.1:
-        found.append(f"shuffled labels read {result.shuffled.mean:.2f} where 0.5 is right: examples are not independent")
+        found.append(
+            f"shuffled labels read {result.shuffled.mean:.2f} where 0.5 is right: examples are not independent"
+        )
     if result.best.extras.get("converged") is False:
         found.append(f"{result.best.method} did not converge")
     return found

@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from extraction.card import write_card
+from extraction.cli import check_range, for_each_trait, progress_bar
+from extraction.contrast import Contrast, read_contrast
+from extraction.distributed import Process
+from extraction.matrix import write_matrix
+from extraction.sweep import Measured, Sweep, sweep, verdict, warnings_about
 from traitlens.methods import METHODS, ExtractionMethod, get_method
 from utils.errors import UserError
 from utils.records import ActivationsInfo
 from utils.store import Experiment, TraitFolder
 from utils.vectors import available_vectors, summary_path, write_summary, write_vector
 from utils.versions import package_versions
-
-from extraction.cli import check_range, for_each_trait, progress_bar
-from extraction.distributed import Process
-from extraction.contrast import Contrast, read_contrast
-from extraction.sweep import Measured, Sweep, sweep, verdict, warnings_about
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ class FitSettings:
 
 
 def extract_vectors(
-    experiment: str, names: Sequence[str] = (), settings: FitSettings | None = None, experiments_dir: str | Path = "experiments"
+    experiment: str,
+    names: Sequence[str] = (),
+    settings: FitSettings | None = None,
+    experiments_dir: str | Path = "experiments",
 ) -> dict[str, Sweep]:
     """Fit, measure and write the vectors of the traits named, or of all that have activations; what was measured, by trait.
 
@@ -67,7 +71,11 @@ def extract_vectors(
         with folders[i].locked():
             results[folders[i].trait] = extract_trait(folders[i], settings)
 
-    for_each_trait([folder.trait for folder in folders], work)
+    try:
+        for_each_trait([folder.trait for folder in folders], work)
+    finally:  # the traits that went well are compared even where another failed
+        if len(results) > 1:
+            write_matrix(lab)
     return results
 
 
@@ -133,9 +141,16 @@ def _write(
         rows.append(_summary_row(measured, measured is result.best, result))
     rows.sort(key=lambda row: (not row["best"], -(row["auroc"] if row["auroc"] is not None else -1)))
     write_summary(folder, rows)
+    told = ("model", "context", "pooling", "counts", "threshold", "held_out", "seed", "responses_from", "versions")
+    write_card(folder, contrast, result, {name: shared[name] for name in told})
     earlier = len(available_vectors(folder)) - len(rows)
     if earlier:
-        logger.info("%s: %d vectors of earlier runs stay beside these; %s lists this run", folder.trait, earlier, summary_path(folder))
+        logger.info(
+            "%s: %d vectors of earlier runs stay beside these; %s lists this run",
+            folder.trait,
+            earlier,
+            summary_path(folder),
+        )
 
 
 def _shared_metadata(folder: TraitFolder, contrast: Contrast, result: Sweep, settings: FitSettings) -> dict[str, Any]:
@@ -144,7 +159,6 @@ def _shared_metadata(folder: TraitFolder, contrast: Contrast, result: Sweep, set
         "trait": folder.trait,
         "experiment": folder.experiment,
         "model": info.model,
-        "model_path": info.model_path,
         "revision": info.revision,
         "n_layers": info.n_layers,
         "hidden_size": info.hidden_size,
@@ -159,7 +173,10 @@ def _shared_metadata(folder: TraitFolder, contrast: Contrast, result: Sweep, set
         "held_out": contrast.folds.describe(),
         "seed": settings.seed,
         "controls": {
-            **{control.name: {"auroc": control.auroc, "advantage": asdict(control.advantage)} for control in result.controls},
+            **{
+                control.name: {"auroc": control.auroc, "advantage": asdict(control.advantage)}
+                for control in result.controls
+            },
             "shuffled labels": asdict(result.shuffled) if result.shuffled else None,
             "random direction": asdict(result.random) if result.random else None,
         },
@@ -167,7 +184,9 @@ def _shared_metadata(folder: TraitFolder, contrast: Contrast, result: Sweep, set
             "method": choice.method,
             "layer": choice.layer,
             "auroc": asdict(result.nested) if result.nested else None,
-            "chosen_without_each_cell": sorted({f"{method} layer {layer}" for method, layer in choice.by_cell.values()}),
+            "chosen_without_each_cell": sorted(
+                {f"{method} layer {layer}" for method, layer in choice.by_cell.values()}
+            ),
             "warnings": warnings_about(result),
         },
         "versions": package_versions(),
