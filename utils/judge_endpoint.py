@@ -77,6 +77,7 @@ class ChatEndpoint(ABC):
         self._concurrency = concurrency
         self._session: _Session | None = None
         self._works = False
+        self._broken: JudgeError | None = None
         self._failures_in_a_row = 0
 
     @abstractmethod
@@ -118,6 +119,15 @@ class ChatEndpoint(ABC):
         return self._session
 
     async def _grade_or_explain(self, session: _Session, prompt: str, eval_type: str) -> Verdict:
+        if self._broken is not None:  # whoever waited behind a permanent error does not repeat it
+            raise self._broken
+        try:
+            return await self._grade_or_not(session, prompt, eval_type)
+        except JudgeError as error:
+            self._broken = error
+            raise
+
+    async def _grade_or_not(self, session: _Session, prompt: str, eval_type: str) -> Verdict:
         try:
             verdict = await self._grade(session.client, prompt, eval_type)
         except (json.JSONDecodeError, UnreadableAnswerError):

@@ -71,7 +71,7 @@ class LocalJudge:
         for batch in self._batches(fitting, encoded, shared, tree):
             ids = [encoded[i] for i in batch]
             if self._shares is None:
-                self._shares = self._reads_trees(ids[0], tree)
+                self._shares = self._reads_trees(ids[0], eval_type)
             if self._shares:
                 reader = reader or TreeReader(self._model, ids[0][:shared])
                 log_probs = reader.read([prompt[shared:] for prompt in ids], tree)
@@ -121,13 +121,16 @@ class LocalJudge:
         if batch:
             yield batch
 
-    def _reads_trees(self, prompt: Sequence[int], tree: AnswerTree) -> bool:
-        """Whether the model sees a tree of answers as it sees each of them alone; found out once, on short prompts.
+    def _reads_trees(self, prompt: Sequence[int], eval_type: str) -> bool:
+        """Whether the model sees a tree of answers as it sees each of them alone; found out once, on a small one.
 
         Models with a recurrent state, or with positions that no argument sets, do not.
         """
         short, shorter = prompt[:_TRIAL_LENGTH], prompt[: _TRIAL_LENGTH // 2]
         shared = len(shorter) // 2
+        answers = list(answer_values(eval_type))
+        few = [answers[0], answers[len(answers) // 2], answers[-1]]
+        tree = build_tree([(answer_ids(self._tokenizer, _LEAD[eval_type], s), 0.0) for s in few], ())
         alone = read_paths(self._model, short, tree).exp()
         try:
             reader = TreeReader(self._model, short[:shared])

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from utils.config import get_credential
 from utils.errors import UserError
+from utils.judge_completion import first_choice, is_finished, score_schema, steps_of, text_of, was_reasoning
 from utils.judge_endpoint import ChatEndpoint, UnreadableAnswerError, error_text, mentions_quota
 from utils.judge_reading import (
-    Step,
     Verdict,
     expected_score,
     first_answer_step,
@@ -119,7 +119,9 @@ class OpenAiEndpoint(ChatEndpoint):
     async def _grade_by_logprobs(self, client: Any, prompt: str, eval_type: str) -> Verdict | None:
         """The expected score; None where this server's log-probabilities cannot give it."""
         completion = await self._create(client, prompt, temperature=0, logprobs=True, limit=_FEW_TOKENS)
-        steps, text, finished = _steps(completion), _text(completion), _finished(completion)
+        if completion is None:
+            return None
+        steps, text, finished = steps_of(completion), text_of(completion), is_finished(completion)
         start = first_answer_step(steps)
         if not steps or len(steps[start or 0].top) < 2:
             self._learn_no_logprobs("its answers carry no list of likely tokens")
@@ -161,16 +163,16 @@ class OpenAiEndpoint(ChatEndpoint):
         """The reply to a prompt and whether it was finished."""
         options: dict[str, Any] = {"temperature": 0} if self._samples == 1 else {}
         if structured:
-            options["response_format"] = _score_schema(9 if high == "0_10" else 100)
+            options["response_format"] = score_schema(9 if high == "0_10" else 100)
         limit = _MANY_TOKENS if self._abilities.reasons else _SOME_TOKENS
         completion = await self._create(client, prompt, limit=limit, **options)
-        if not _finished(completion) and not self._abilities.reasons and _was_reasoning(completion):
+        if not is_finished(completion) and not self._abilities.reasons and was_reasoning(completion):
             self._abilities.reasons = True
             completion = await self._create(client, prompt, limit=_MANY_TOKENS, **options)
-        return _text(completion), _finished(completion)
+        return text_of(completion), is_finished(completion)
 
     async def _create(self, client: Any, prompt: str, *, limit: int, **options: Any) -> Any:
-        """A completion; what the server refuses by name is left out from then on."""
+        """A completion; what the server refuses by name is left out from then on. None without log-probabilities."""
         from openai import APIStatusError
 
         while True:
@@ -182,8 +184,10 @@ class OpenAiEndpoint(ChatEndpoint):
             except APIStatusError as error:
                 if not self._learn(error, sent):
                     raise
+                if "logprobs" in options and not self._abilities.logprobs:
+                    return None
             else:
-                if _choice(completion) is None:
+                if first_choice(completion) is None:
                     raise UnreadableAnswerError
                 self._count(completion)
                 return completion
@@ -247,45 +251,9 @@ def _verdict(score: float | None, method: str, reason: str) -> Verdict:
     return Verdict(score, method) if score is not None else Verdict.unscored(reason)
 
 
-def _choice(completion: Any) -> Any:
-    choices = getattr(completion, "choices", None)  # a server may answer 200 with a page or an error object
-    return choices[0] if isinstance(choices, list) and choices else None
-
-
-def _text(completion: Any) -> str:
-    content = getattr(getattr(_choice(completion), "message", None), "content", None)
-    return content if isinstance(content, str) else ""
-
-
-def _finished(completion: Any) -> bool:
-    return getattr(_choice(completion), "finish_reason", None) != "length"
-
-
-def _was_reasoning(completion: Any) -> bool:
-    text = _text(completion)
-    return not text.strip() or text.lstrip().startswith("<think")
-
-
-def _steps(completion: Any) -> list[Step]:
-    content = getattr(getattr(_choice(completion), "logprobs", None), "content", None)
-    try:
-        return [
-            Step(item.token, tuple((str(t.token), float(t.logprob)) for t in item.top_logprobs or []))
-            for item in content or []
-        ]
-    except (AttributeError, TypeError, ValueError) as error:  # the SDK does not check the types of what it parsed
-        raise UnreadableAnswerError from error
-
-
 def _only_digits(top: Sequence[tuple[str, float]]) -> bool:
     numbers = [token.strip() for token, _ in top if re.fullmatch(r"\s*[0-9]+\s*", token)]
     return all(len(number) == 1 for number in numbers)
-
-
-def _score_schema(high: int) -> dict[str, Any]:
-    score = {"type": "integer", "minimum": 0, "maximum": high}
-    schema = {"type": "object", "properties": {"score": score}, "required": ["score"], "additionalProperties": False}
-    return {"type": "json_schema", "json_schema": {"name": "score", "strict": True, "schema": schema}}
 
 
 def _host(base_url: str) -> str:

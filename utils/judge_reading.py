@@ -94,7 +94,7 @@ def splits_numbers(steps: Sequence[Step]) -> bool | None:
     numbers = [step.token for step in steps]
     for first, second in itertools.pairwise(numbers):
         joined = first.strip() + second
-        if _is_digits(first.strip()) and _is_digits(joined) and int(joined) <= 100:
+        if _is_digits(first.strip()) and _is_digits(second) and int(joined) <= 100:
             return True
     tokens = [*numbers, *(token for step in steps for token, _ in step.top)]
     return False if any(_is_digits(t.strip()) and len(t.strip()) > 1 for t in tokens) else None
@@ -153,8 +153,8 @@ def _stated_number(text: str) -> float | None:
 def read_yes_no(text: str) -> float | None:
     """1 for a reply that says YES, 0 for NO, None for neither or both.
 
-    ``<answer>YES</answer>`` counts first; then the first and last word, where they do not contradict each other; then
-    YES or NO written in capitals anywhere.
+    ``<answer>YES</answer>`` counts alone where there is one; otherwise the first and the last word, and YES or NO in
+    capitals anywhere, which must not contradict each other.
 
     >>> read_yes_no("No, it does not."), read_yes_no("Yes and no"), read_yes_no("The verdict, then: YES, clearly.")
     (0.0, None, 1.0)
@@ -162,9 +162,7 @@ def read_yes_no(text: str) -> float | None:
     text = without_thinking(text)
     tagged = re.findall(r"<answer>\s*(yes|no)\s*</answer>", text, re.IGNORECASE)
     words = re.findall(r"[^\W_]+", text)
-    for candidates in (tagged, [w for w in (words[:1] + words[-1:]) if w.upper() in ("YES", "NO")], words):
-        capital = candidates is words
-        said = {w if capital else w.upper() for w in candidates} & {"YES", "NO"}
-        if said:
-            return 1.0 if said == {"YES"} else 0.0 if said == {"NO"} else None
-    return None
+    capitals = {word for word in words if word in ("YES", "NO")}
+    ends = {word.upper() for word in words[:1] + words[-1:]} | capitals
+    said = ({word.upper() for word in tagged} or ends) & {"YES", "NO"}
+    return {"YES": 1.0, "NO": 0.0}[said.pop()] if len(said) == 1 else None

@@ -79,12 +79,12 @@ def answer_ids(tokenizer: Any, lead: str, answer: str) -> list[int]:
 
 
 def continuing_ids(tokenizer: Any, *, words: bool) -> list[int]:
-    """Ids of the tokens that begin with an ASCII digit, or with any letter or digit where answers are ``words``."""
+    """Ids of the tokens that begin with an ASCII digit, or also with an ASCII letter where answers are ``words``."""
     ids = []
     for piece, token in tokenizer.get_vocab().items():
-        # Byte tokens of SentencePiece read <0x37>; a piece that begins a new word has a mark in front and fits neither.
+        # Byte tokens of SentencePiece read <0x37>. A space or line break before a word is a letter beyond ASCII.
         first = chr(int(piece[3:5], 16)) if len(piece) == 6 and piece.startswith("<0x") else piece[:1]
-        if (first.isascii() and first.isdigit()) or (words and first.isalnum() and first not in "Ġ▁"):
+        if first.isascii() and (first.isdigit() or (words and first.isalpha())):
             ids.append(token)
     return sorted(ids)
 
