@@ -13,7 +13,7 @@ from traitlens.folds import Cell, Exclusion, Folds
 from traitlens.methods import ExtractionMethod
 from traitlens.span import ContrastSpan
 
-# Two vectors whose AUROCs differ by less than this are equally good; the one nearer to the middle of the model is taken.
+# AUROCs that differ by no more than this are equally good; of such vectors the one nearest the middle layer is taken.
 TIE = 0.01
 
 
@@ -26,8 +26,8 @@ class HeldOut:
 
     Attributes:
         scores: float64 [n]; NaN where the rest of the examples lacks a class.
-        inner: for every cell, float64 [n] scores of the examples that share nothing with it, from fits that had seen neither
-            them nor the cell; what a choice made without the cell may look at. Empty unless asked for.
+        inner: for every cell, float64 [n] scores of the examples that share nothing with it, from fits that had seen
+            neither them nor the cell; what a choice made without the cell may look at. Empty unless asked for.
     """
 
     scores: Tensor
@@ -106,8 +106,8 @@ def choose(held_out: Mapping[tuple[str, int], HeldOut], labels: Tensor, folds: F
     """The best (method, layer) by held-out AUROC, ties going to the layer nearest ``middle``.
 
     The figure of the best of many is optimistic. So the choice is repeated without each cell, on inner scores that know
-    nothing of the cell, and what it takes then reads the cell: ``nested_scores``. Layer 0 is a control, taken only where
-    there is no other.
+    nothing of the cell, and what it takes then reads the cell: ``nested_scores``. Layer 0 is a control, taken only
+    where there is no other.
 
     Args:
         held_out: scores by (method, layer), made with ``nested=True``.

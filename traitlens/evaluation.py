@@ -29,7 +29,8 @@ class Metrics:
     """Held-out figures of one vector.
 
     Attributes:
-        auroc: chance that a positive example scores above a negative one, ties counting half, with a bootstrap interval.
+        auroc: chance that a positive example scores above a negative one, ties counting half, with a bootstrap
+            interval.
         accuracy: at the score 0, the midpoint of the class means in training; the mean of both classes' accuracies.
         cohens_d: difference of the class means over the pooled standard deviation.
         recall_at_1_fpr: share of positive examples above all but 1 % of the negative ones (above all, with under 100).
@@ -92,11 +93,11 @@ def auroc_interval(
 ) -> Interval:
     """AUROC with a 95 % percentile interval from a bootstrap over whole clusters.
 
-    Responses to one question rise and fall together, so questions are resampled, not responses. With two kinds of cluster
-    (questions and instruction pairs) both are resampled and an example weighs the product (the pigeonhole bootstrap, Owen
-    2007, arXiv:0708.0302), which errs on the wide side. Where no pair is misordered every resample says 1; the lower end is
-    then the highest share of clear clusters that could still have given only clear ones one time in forty. The interval
-    covers the examples, not another training of the vector.
+    Responses to one question rise and fall together, so questions are resampled, not responses. With two kinds of
+    cluster (questions and instruction pairs) both are resampled and an example weighs the product (the pigeonhole
+    bootstrap, Owen 2007, arXiv:0708.0302), which errs on the wide side. Where no pair is misordered every resample
+    says 1; the lower end is then the highest share of clear clusters that could still have given only clear ones one
+    time in forty. The interval covers the examples, not another training of the vector.
 
     Args:
         scores: [n].

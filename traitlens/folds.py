@@ -1,4 +1,4 @@
-"""Which examples to hold out together, so that a figure says how a vector reads questions and instructions it never saw.
+"""Which examples to hold out together, so that a figure is about questions and instructions never seen.
 
 A random split of responses is no test: two responses to one question share its topic, and all responses under one
 instruction share its wording, so whatever a fold holds out has a twin in training. Here questions are put into groups,
@@ -88,7 +88,8 @@ def make_folds(
 
     Args:
         questions: [n], the question of each example.
-        instructions: [n], the instruction pair of each example (equal for the positive and the negative side of a pair).
+        instructions: [n], the instruction pair of each example (equal for the positive and the negative side of a
+            pair).
         n_folds: groups per axis; at most 4 where both axes are held out.
         seed: for the order in which questions and instructions are dealt to groups.
 
@@ -116,7 +117,7 @@ def make_folds(
 
 
 def _dealt(values: Sequence[Hashable], n_groups: int, seed: int) -> Tensor:
-    """Group of each value [n]: distinct values shuffled and dealt out, the most frequent first, so that groups are even."""
+    """Group of each value [n]: distinct values are shuffled and dealt out, the most frequent first, for even groups."""
     counts = Counter(values)
     distinct = list(counts)
     random.Random(seed).shuffle(distinct)

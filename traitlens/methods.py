@@ -1,7 +1,8 @@
 """Four ways to turn contrastive activations into a trait vector.
 
-Every method returns float32 [hidden] on the CPU, its sign such that positive examples score higher, its norm the distance
-between the class means along it. For mean difference that is the identity; for the others it makes norms comparable.
+Every method returns float32 [hidden] on the CPU, its sign such that positive examples score higher, its norm the
+distance between the class means along it. For mean difference that is the identity; for the others it makes norms
+comparable.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class ProbeMethod(ExtractionMethod):
         self.C = C
 
     def fit(self, span: ContrastSpan) -> tuple[Tensor, ExtractionResult]:
-        """The probe's weights; ``train_acc`` is accuracy on the examples it was fitted to, ``converged`` the solver's word."""
+        """The probe's weights; ``train_acc`` is its accuracy on these examples, ``converged`` the solver's word."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
@@ -203,7 +204,8 @@ def _whitening(features: Tensor) -> Tensor:
     """Linear map [k, rank] after which the features have unit variance and no correlation."""
     values, vectors = torch.linalg.eigh(torch.cov(features.T, correction=0).reshape(features.shape[1], -1))
     keep = values > 1e-12 * values[-1]
-    return vectors[:, keep] / values[keep].sqrt()
+    whitening: Tensor = vectors[:, keep] / values[keep].sqrt()
+    return whitening
 
 
 def standardised_separation(scores: Tensor, labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The span of a contrast: standardised activations in as few coordinates as there are examples.
 
-With n examples in hidden >> n dimensions, whatever an L2-regularised or norm-constrained linear method learns lies in the
-span of its (standardised, centred) examples. Rotating into that span loses nothing and makes every fit an order of
+With n examples in hidden >> n dimensions, whatever an L2-regularised or norm-constrained linear method learns lies in
+the span of its (standardised, centred) examples. Rotating into that span loses nothing and makes every fit an order of
 magnitude cheaper; one decomposition serves all methods and all cross-validation folds.
 """
 
@@ -27,8 +27,8 @@ class ContrastSpan:
         neg: [n_neg, hidden] activations of examples that do not.
 
     Attributes:
-        coordinates: float64 [n, rank], pos rows first; Euclidean geometry equals that of the standardised activations, and
-            the columns are their principal axes, widest first.
+        coordinates: float64 [n, rank], pos rows first; Euclidean geometry equals that of the standardised activations,
+            and the columns are their principal axes, widest first.
         labels: bool [n].
         mean_difference: float64 [hidden], of the class means in activation space.
 
@@ -77,7 +77,7 @@ class ContrastSpan:
         return self.coordinates[self.labels].mean(dim=0) - self.coordinates[~self.labels].mean(dim=0)
 
     def to_direction(self, weights: Tensor) -> Tensor:
-        """Direction in activation space, float64 [hidden], whose projection orders examples as ``coordinates @ weights``."""
+        """Direction [hidden] in activation space whose projection orders examples as ``coordinates @ weights`` does."""
         return (self._basis @ weights.to(torch.float64)) * self._inverse_scale
 
     def to_weights(self, directions: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class ContrastSpan:
 
 
 def _rotate(data: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates [n, rank] and orthonormal basis [hidden, rank], widest axis first, by the smaller of the two Grams."""
+    """Coordinates [n, rank] and orthonormal basis [hidden, rank], widest axis first, by the smaller Gram matrix."""
     n, hidden = data.shape
     values, vectors = torch.linalg.eigh(data @ data.T if n <= hidden else data.T @ data)
     # Eigenvalues of a Gram matrix are only good to its rounding, n times the machine's epsilon.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ _PAGE = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff }}
+body {{ max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
 h1 {{ font-size: 1.5rem; margin-bottom: 0.2rem }} h2 {{ font-size: 1.1rem; margin: 2rem 0 0.4rem }}
 p {{ margin: 0.4rem 0 }} svg {{ max-width: 100%; height: auto }} .note {{ color: #555; font-size: 0.9rem }}
 .warning {{ border-left: 4px solid #b35900; background: #fff4e5; padding: 0.3rem 0.8rem; margin: 0.4rem 0 }}
@@ -75,16 +77,17 @@ def _figures(contrast: Contrast, result: Sweep) -> Iterable[str]:
     if result.best.metrics is None:
         return
     yield "<h2>AUROC by layer and method</h2>"
-    yield _picture(
-        auroc_by_layer(result), "Held-out AUROC of every method at every layer, with the controls as level lines"
-    )
+    yield _picture(auroc_by_layer(result), "Held-out AUROC by layer, a line per method")
     yield (
-        f'<p class="note">Held out: {_text(contrast.folds.describe())}. The bar is the 95 % interval of the chosen vector. '
-        "The best of many is optimistic: the figure at the top comes from a nested choice.</p>"
+        f'<p class="note">Held out: {_text(contrast.folds.describe())}. The bar is the 95 % interval of the chosen '
+        "vector. The best of many is optimistic: the figure at the top comes from a nested choice.</p>"
     )
     yield "<h2>Scores of the chosen vector</h2>"
     yield _picture(score_histograms(_scores_by_side(contrast, result.best)), "Histograms of scores by side")
-    yield '<p class="note">pos and neg are held out; neutral responses took no part in any fit. Class means lie at ±0.5.</p>'
+    yield (
+        '<p class="note">pos and neg are held out; neutral responses took no part in any fit. In training the class '
+        "means lie at -0.5 and 0.5.</p>"
+    )
     yield "<h2>Best layer of each method</h2>"
     yield _methods_table(result)
 
@@ -100,7 +103,7 @@ def _controls_table(result: Sweep) -> str:
 
 
 def _signed(interval: Any) -> str:
-    return f"{interval.value:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})"
+    return f"{interval.value:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})".replace("-0.00", "+0.00")
 
 
 def _methods_table(result: Sweep) -> str:
@@ -139,7 +142,7 @@ def _responses(contrast: Contrast, scores: Tensor) -> Iterable[str]:
     known = [
         (value, side, response)
         for value, side, response in zip(scores.tolist(), sides, responses, strict=True)
-        if value == value
+        if not math.isnan(value)
     ]
     known.sort(key=lambda item: item[0])
     misread = sorted((item for item in known if (item[0] > 0) != item[1]), key=lambda item: -abs(item[0]))
@@ -159,7 +162,8 @@ def _response_table(items: Sequence[tuple[float, bool, Response]]) -> str:
         side = "pos" if positive else "neg"
         rows.append(
             f'<tr><td class="number">{value:+.2f}</td><td class="{side}">{side}</td>'
-            f'<td class="text">{_text(_short(response.question))}</td><td class="text">{_text(_short(response.response))}</td></tr>'
+            f'<td class="text">{_text(_short(response.question))}</td>'
+            f'<td class="text">{_text(_short(response.response))}</td></tr>'
         )
     return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
 

@@ -29,7 +29,8 @@ class Contrast:
         file: the trait's activations.
         rows: activation rows that are used, per side.
         counts: responses read, used, dropped by the threshold, and unscored, per side.
-        threshold: the score that a positive response needs; negative ones need its mirror. None where nothing was judged.
+        threshold: the score that a positive response needs; negative ones need its mirror. None where nothing was
+            judged.
         folds: what is held out together, positive examples first.
     """
 
@@ -117,8 +118,8 @@ def _check_not_empty(folder: TraitFolder, counts: dict[Polarity, dict[str, int]]
     )
     shown = "without a threshold" if threshold is None else f"at --threshold {threshold:g}"
     raise UserError(
-        f"{folder.trait}: no {' and no '.join(empty)} example is left {shown} ({found}). Lower --threshold, or judge again: "
-        f"python extraction/1_generate_responses.py --experiment {folder.experiment} --trait {folder.trait} --judge_only"
+        f"{folder.trait}: no {' and no '.join(empty)} example is left {shown} ({found}). "
+        f"Lower --threshold, or judge again. {folder.command('1_generate_responses.py')} --judge_only"
     )
 
 
@@ -130,7 +131,7 @@ def _folds(folder: TraitFolder, examples: Sequence[tuple[Polarity, Response]], n
 
 
 def _instruction_pairs(folder: TraitFolder, examples: Sequence[tuple[Polarity, Response]]) -> list[int]:
-    """Number of each example's instruction pair, by the definition; texts it lacks are paired in order of appearance."""
+    """Number of each example's instruction pair in the definition; texts it lacks are paired in order of appearance."""
     try:
         pairs = folder.read_definition().instruction
     except (MissingInputError, DefinitionError):  # the activations do not need one

@@ -45,7 +45,7 @@ class Matrix:
                 if i != j and strength >= min(self.auroc[i][i], self.auroc[j][j]):
                     backwards = ", backwards" if value < 0.5 else ""
                     found.append(
-                        f"the {self.traits[i]} vector separates {self.traits[j]} responses at {strength:.2f}{backwards} "
+                        f"the {self.traits[i]} vector reads {self.traits[j]} responses at {strength:.2f}{backwards} "
                         f"(own responses {self.auroc[i][i]:.2f}; {self.traits[j]}'s own vector {self.auroc[j][j]:.2f})"
                     )
         return found

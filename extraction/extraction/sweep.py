@@ -101,7 +101,7 @@ def sweep(
     Raises:
         UserError: a method failed; names it and the layer.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     vectors: list[Measured] = []
     held_out: dict[tuple[str, int], HeldOut] = {}
@@ -131,7 +131,7 @@ def sweep(
 
 
 def clusters(contrast: Contrast) -> list[Tensor]:
-    """What responses share, for the bootstrap: their question, and their instruction pair where that is held out too."""
+    """What responses share: their question, and their instruction pair where that is held out too."""
     folds = contrast.folds
     return [folds.question, folds.instruction] if folds.crossed else [folds.question]
 
@@ -150,7 +150,8 @@ def _naming(contrast: Contrast, method: ExtractionMethod, layer: int) -> Iterato
 
     try:
         yield
-    except (ValueError, torch.linalg.LinAlgError) as error:  # numpy's LinAlgError is a ValueError
+    # numpy's LinAlgError is a ValueError, torch's is not
+    except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         raise UserError(f"{contrast.trait}: {method.name} failed at layer {layer}: {error}") from error
 
 
@@ -158,7 +159,7 @@ def _measure(
     contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, layer: int, seed: int
 ) -> tuple[Measured, HeldOut]:
     with _naming(contrast, method, layer):
-        result = dict(method.extract_from(span))
+        result: dict[str, Any] = dict(method.extract_from(span))
         held = cross_validate(span, method, contrast.folds)
     vector: Tensor = result.pop("vector")
     metrics = calibration = None

@@ -53,12 +53,12 @@ def extract_vectors(
     settings: FitSettings | None = None,
     experiments_dir: str | Path = "experiments",
 ) -> dict[str, Sweep]:
-    """Fit, measure and write the vectors of the traits named, or of all that have activations; what was measured, by trait.
+    """What was measured, by trait, for the traits named or all that have activations; their vectors are written.
 
     Several traits are also read with each other's vectors (``vectors_matrix.csv``).
 
     Raises:
-        UserError: something foreseeable, such as missing activations or a method that failed; other traits are finished.
+        UserError: something foreseeable, as missing activations or a method that failed; other traits are finished.
     """
     settings = settings or FitSettings()
     _check(settings)
@@ -125,7 +125,8 @@ def _log_counts(contrast: Contrast) -> None:
         if count["used"] < count["read"]:
             logger.info(
                 "%s: %d of %d %s responses are used (%d dropped at threshold %g, %d unscored)",
-                contrast.trait, count["used"], count["read"], side, count["dropped"], contrast.threshold, count["unscored"],
+                contrast.trait, count["used"], count["read"], side, count["dropped"], contrast.threshold,
+                count["unscored"],
             )  # fmt: skip
 
 
