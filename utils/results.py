@@ -76,7 +76,7 @@ class ResultsFile:
 
     def add(self, results: Mapping[int, MonitoringRecord]) -> None:
         """Take in results by their numbers; they are on disk on return."""
-        made = {i: _as_json(record) for i, record in results.items()}
+        made = {i: as_json(record) for i, record in results.items()}
         append_jsonl(self._journal, [{"index": i, "result": result} for i, result in made.items()])
         self._results.update(made)
 
@@ -126,7 +126,7 @@ def _problem(result: Any) -> str | None:
     return None
 
 
-def _as_json(record: MonitoringRecord) -> dict[str, Any]:
+def as_json(record: MonitoringRecord) -> dict[str, Any]:
     """The record as JSON values. A number that is not finite becomes null, and that is said."""
     unknown: list[float] = []
     values: dict[str, Any] = _rounded(record.to_json(), unknown)

@@ -87,7 +87,11 @@ def run_dynamics(
         overwrite: replace an output made with other settings.
         report: also write the results as one HTML page.
     """
-    check_flags(max_new_tokens, batch_size, smoothing, temperature, top_p)
+    check_range("max_new_tokens", max_new_tokens, 1)
+    check_range("batch_size", batch_size, 1)
+    check_range("smoothing", smoothing, 1)
+    check_range("temperature", temperature, 0)
+    check_range("top_p", top_p, 0, 1)
 
     from extraction.monitoring import choose_vectors, load_model_of
     from extraction.monitoring_run import RunSettings, find_texts, run_monitoring
@@ -96,6 +100,10 @@ def run_dynamics(
     from utils.generation import Sampling
     from utils.store import Experiment
 
+    if smoothing % 2 == 0:
+        raise UserError(f"--smoothing must be an odd number of tokens, got {smoothing}")
+    if stream and text_file:
+        raise UserError("--stream shows tokens as they are generated: it does not go with --text_file")
     lab = Experiment(Path(experiments_dir), experiment)
     texts = find_texts(prompts, prompts_file, text_file)
     chosen = choose_vectors(lab, traits or [], layer, method, all_layers)
@@ -120,15 +128,6 @@ def run_dynamics(
 
         logger.info("Open in a browser: %s", write_report(results, path.with_suffix(".html"), path.name))
     logger.info("Results: %s", path)
-
-
-def check_flags(max_new_tokens: int, batch_size: int, smoothing: int, temperature: float, top_p: float) -> None:
-    """Raise UserError for values out of range."""
-    check_range("max_new_tokens", max_new_tokens, 1)
-    check_range("batch_size", batch_size, 1)
-    check_range("smoothing", smoothing, 1)
-    check_range("temperature", temperature, 0)
-    check_range("top_p", top_p, 0, 1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -94,10 +95,16 @@ def run_monitoring(
             )
             if settings.tint:
                 sys.stdout.write("\n")
-            return [replace(r, dynamics={t: metrics(r, t, settings.smoothing) for t in chosen}) for r in records]
+            return [replace(r, dynamics=_dynamics(r, metrics, settings.smoothing)) for r in records]
 
         _make_missing(results, texts, make, settings)
     return results.write()
+
+
+def _dynamics(record: MonitoringRecord, metrics: Metrics, smoothing: int) -> dict[str, dict[str, Any]]:
+    """The metrics of every trait whose scores are all numbers; half precision can overflow."""
+    usable = [trait for trait, scores in record.trait_scores.items() if all(map(math.isfinite, scores))]
+    return {trait: metrics(record, trait, smoothing) for trait in usable}
 
 
 def _description(texts: Sequence[Transcript], chosen: Mapping[str, Chosen], settings: RunSettings) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Tiny experiments with random vectors of the embedded model, and the example scripts as modules."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,5 +37,6 @@ def example(name):
     """An example script as a module."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "experiments" / "examples" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

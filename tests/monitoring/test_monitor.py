@@ -91,7 +91,7 @@ def test_scores_equal_a_second_teacher_forced_pass_in_every_architecture(any_mod
         {"repetition_penalty": 1.3},
         {"attention_mask": torch.ones(1, 6, dtype=torch.long)},
     ],
-    ids=lambda arguments: "-".join(arguments),
+    ids="-".join,
 )
 def test_the_way_of_generating_does_not_change_the_scores(model, arguments):
     with TraitMonitor(model, vectors()) as monitor:
@@ -332,14 +332,12 @@ def test_continuous_batching_is_refused(model):
 
 
 def test_an_encoder_decoder_model_is_refused():
-    config = transformers.T5Config(
-        vocab_size=50, d_model=32, d_ff=32, num_layers=2, num_heads=2, d_kv=16, decoder_start_token_id=0
-    )
-    model = transformers.T5ForConditionalGeneration(config).eval()
-    with (
-        pytest.raises(ValueError, match="encoder-decoder|decoder blocks"),
-        TraitMonitor(model, {"one": (torch.ones(32), 1)}),
-    ):
+    config = transformers.BartConfig(
+        vocab_size=50, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        encoder_attention_heads=2, decoder_attention_heads=2,
+    )  # fmt: skip
+    model = transformers.BartForConditionalGeneration(config).eval()
+    with TraitMonitor(model, {"one": (torch.ones(32), 1)}), pytest.raises(ValueError, match="encoder-decoder"):
         model.generate(torch.tensor([[5, 6]]), max_new_tokens=2)
 
 
@@ -412,7 +410,7 @@ def test_mistakes_are_named(model):
         TraitMonitor(model, {})
     with pytest.raises(ValueError, match="layer 9 is outside"), TraitMonitor(model, {"trait": (good, 9)}):
         pass
-    with TraitMonitor(model, {"trait": (good[:5], 2)}), pytest.raises(ValueError, match="hidden size 5 but .* 32"):
+    with TraitMonitor(model, {"trait": (good[:5], 2)}), pytest.raises(ValueError, match=r"hidden size 5 but .* 32"):
         generate(model, prompt())
     with TraitMonitor(model, {"trait": (good, 2)}) as monitor:
         generate(model, torch.cat([prompt(), prompt()]), ends=(None, None))
@@ -420,7 +418,7 @@ def test_mistakes_are_named(model):
             monitor.scores()
         with pytest.raises(RuntimeError, match="active already"):
             monitor.__enter__()
-    with pytest.raises(RuntimeError, match="inside|with block"):
+    with pytest.raises(RuntimeError, match="with block"):
         monitor.read([[1]], [[2]])
 
 

@@ -1,0 +1,142 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from traitlens import analyze_dynamics
+from traitlens.dynamics import commitment_point, onset, persistence, smoothed
+
+EXAMPLE = [0.5, 2.3, 2.1, 1.8, 1.5, 1.2, 0.8]
+TRAJECTORIES = st.lists(st.integers(-50, 50), min_size=0, max_size=40)
+
+
+def test_the_documented_example_gives_its_documented_dynamics():
+    found = analyze_dynamics(EXAMPLE)
+    assert (found.commitment_point, found.persistence, found.peak) == (2, 3, 1)
+    assert found.peak_velocity == pytest.approx(1.8)
+    assert found.avg_velocity == pytest.approx(0.55)
+    assert found.velocity_profile == pytest.approx([1.8, -0.2, -0.3, -0.3, -0.3, -0.4])
+    assert found.acceleration_profile == pytest.approx([-2.0, -0.1, 0.0, 0.0, -0.1], abs=1e-6)
+
+
+@given(TRAJECTORIES)
+@settings(max_examples=60, deadline=None)
+def test_profiles_are_one_and_two_shorter_than_the_trajectory(scores):
+    found = analyze_dynamics(scores, permutations=9)
+    assert len(found.velocity_profile) == max(len(scores) - 1, 0)
+    assert len(found.acceleration_profile) == max(len(scores) - 2, 0)
+
+
+@given(TRAJECTORIES.filter(lambda scores: len(scores) > 2), st.sampled_from([0.25, 8.0]), st.integers(-64, 64))
+@settings(max_examples=60, deadline=None)
+def test_points_do_not_depend_on_the_unit_of_activation_or_the_baseline(scores, unit, baseline):
+    found = analyze_dynamics(scores, permutations=19)
+    other = analyze_dynamics([s * unit + baseline for s in scores], baseline=baseline, permutations=19)
+    for name in ("commitment_point", "commitment_p_value", "persistence", "peak"):
+        assert getattr(other, name) == getattr(found, name), name
+    assert other.peak_velocity == pytest.approx(found.peak_velocity * unit)
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [1.0, 3.0]])
+def test_what_too_few_tokens_do_not_define_is_none(scores):
+    found = analyze_dynamics(scores, threshold=2.0)
+    assert found.commitment_point is None
+    assert found.commitment_p_value is None
+    assert (found.peak_velocity is None) == (len(scores) < 2)
+    assert (found.avg_velocity is None) == (len(scores) < 2)
+    assert (found.persistence is None) == (not scores)
+    assert (found.peak is None) == (not scores)
+    assert (found.expressed is None) == (not scores)
+
+
+@pytest.mark.parametrize("scores", [[2.0] * 6, [0.0, 1.0, 2.0, 3.0]])
+def test_a_straight_line_commits_nowhere(scores):
+    assert commitment_point(scores) is None
+
+
+def test_commitment_is_the_first_token_after_the_largest_change_calms_down():
+    assert commitment_point([0, 0, 10, 10, 10.5, 10, 10]) == 3
+    assert commitment_point([0, 0, 10, 10, 10.5, 10, 10], drop=0.01) is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "tokens"), [([5, 1, 2], 0), ([0, 4, 4, 3, 1, 4], 2), ([1, 2, 9], 0), ([3, 3, 3], 0), ([-9, -1, -2], 1)]
+)
+def test_persistence_counts_the_tokens_above_half_height_right_after_the_peak(scores, tokens):
+    assert persistence(scores) == tokens
+
+
+def test_onset_is_where_the_score_rises_for_good():
+    assert onset([3, 0, 3, 3], 2.0) == 2
+    assert onset([3, 3], 2.0) == 0
+    assert onset([3, 3, 2], 2.0) is None
+
+
+def test_expression_is_judged_by_the_raw_threshold():
+    scores = [100.0, 104.0, 101.0]
+    assert analyze_dynamics(scores, baseline=100.0, threshold=103.0).expressed is True
+    assert analyze_dynamics(scores, baseline=100.0, threshold=105.0).expressed is False
+    assert analyze_dynamics(scores, baseline=100.0).expressed is None
+    assert analyze_dynamics([0.0, 104.0, 104.0], baseline=100.0, threshold=103.0).onset == 1
+
+
+def noise(kind, n, rng):
+    steps = rng.normal(size=n)
+    if kind == "white":
+        return steps
+    if kind == "walk":
+        return np.cumsum(steps)
+    values = np.zeros(n)
+    for i in range(1, n):
+        values[i] = 0.7 * values[i - 1] + steps[i]
+    return values
+
+
+@pytest.mark.parametrize("kind", ["white", "walk", "autocorrelated"])
+def test_noise_is_called_noise_as_often_as_the_p_value_says(kind):
+    rng = np.random.default_rng(0)
+    found = [analyze_dynamics(noise(kind, 40, rng), permutations=199).commitment_p_value for _ in range(400)]
+    p_values = np.array([1.0 if p is None else p for p in found])
+    assert (p_values <= 0.05).mean() < 0.08
+    assert 0.1 < (p_values <= 0.25).mean() < 0.32
+
+
+def test_a_response_that_settles_is_told_from_noise():
+    rng = np.random.default_rng(0)
+    settling = [np.concatenate([rng.normal(size=10) * 3, 5 + 0.3 * rng.normal(size=30)]) for _ in range(100)]
+    p_values = [analyze_dynamics(scores, permutations=199).commitment_p_value for scores in settling]
+    assert np.mean([p is not None and p <= 0.05 for p in p_values]) > 0.5
+
+
+def test_the_p_value_is_the_same_each_time_and_can_be_left_out():
+    assert analyze_dynamics(EXAMPLE).commitment_p_value == analyze_dynamics(EXAMPLE).commitment_p_value
+    assert analyze_dynamics(EXAMPLE, permutations=0).commitment_p_value is None
+
+
+def test_smoothing_averages_before_anything_is_computed_and_is_stated():
+    scores = [0.0, 9.0, 0.0, 9.0, 0.0]
+    found = analyze_dynamics(scores, smoothing=3)
+    assert found.smoothing == 3
+    assert found.velocity_profile == pytest.approx(np.diff([4.5, 3.0, 6.0, 3.0, 4.5]).tolist())
+    assert found.peak == 2
+    assert smoothed(scores, 1).tolist() == scores
+
+
+@pytest.mark.parametrize("window", [0, 2, -1])
+def test_a_smoothing_window_without_a_middle_is_refused(window):
+    with pytest.raises(ValueError, match="odd number of tokens"):
+        analyze_dynamics(EXAMPLE, smoothing=window)
+
+
+@pytest.mark.parametrize("scores", [[1.0, math.nan], [[1.0, 2.0]]])
+def test_what_is_not_one_number_per_token_is_refused(scores):
+    with pytest.raises(ValueError, match="one finite score per token"):
+        analyze_dynamics(scores)
+
+
+def test_tensors_arrays_and_lists_are_the_same():
+    assert analyze_dynamics(torch.tensor(EXAMPLE)) == analyze_dynamics(np.float32(EXAMPLE))
+    assert analyze_dynamics(EXAMPLE).commitment_point == analyze_dynamics(torch.tensor(EXAMPLE)).commitment_point

@@ -1,0 +1,97 @@
+import json
+
+import extraction.monitoring
+import pytest
+import torch
+
+from tests.monitoring.conftest import example
+from utils.results import read_results
+
+
+@pytest.fixture
+def in_memory(embedded, monkeypatch):
+    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: embedded)
+    return embedded
+
+
+def test_the_step_by_step_monitor_saves_what_the_run_script_finds(experiments, in_memory, monkeypatch):
+    script = example("monitor")
+    for name, value in {"EXPERIMENT": experiments / "smollm2_test", "TRAITS": ("evil", "refusal"), "MAX_NEW_TOKENS": 9,
+                        "load_model": lambda _: in_memory}.items():  # fmt: skip
+        monkeypatch.setattr(script, name, value)
+    script.main()
+    results_dir = experiments / "smollm2_test" / "inference" / "results"
+    (result,) = read_results(results_dir / "monitor.json")
+    assert result["response"].startswith("The capital of France is Paris")
+    example("run_dynamics").run_dynamics(
+        "smollm2_test",
+        prompts=script.PROMPT,
+        layer=16,
+        max_new_tokens=9,
+        report=False,
+        experiments_dir=str(experiments),
+    )
+    (other,) = read_results(results_dir / "dynamics.json")
+    n = len(result["tokens"])
+    assert other["tokens"][:n] == result["tokens"]
+    assert torch.allclose(
+        torch.tensor(other["trait_scores"]["evil"][:n]), torch.tensor(result["trait_scores"]["evil"]), rtol=1e-5
+    )
+
+
+def test_a_conversation_keeps_its_history_and_scores_every_turn(experiments, in_memory, capsys, tmp_path):
+    example("monitor_conversation").monitor_conversation(
+        "smollm2_test", messages='["Hi", "What is the capital of France?"]', system="Be brief.", max_new_tokens=8,
+        output=str(tmp_path / "talk.json"), experiments_dir=str(experiments),
+    )  # fmt: skip
+    first, second = read_results(tmp_path / "talk.json")
+    assert [(s["role"], s["turn"]) for s in second["segments"]] == [
+        ("system", 0), ("user", 1), ("assistant", 1), ("user", 2), ("assistant", 2),
+    ]  # fmt: skip
+    earlier = second["segments"][2]
+    assert "".join(second["prompt_tokens"][earlier["start"] : earlier["end"]]).strip() == first["response"].strip()
+    assert len(second["prompt_trait_scores"]["evil"]) == len(second["prompt_tokens"])
+    shown = capsys.readouterr().out
+    assert second["response"] in shown
+    assert shown.count("2 assistant") == 1
+
+
+def test_a_typed_conversation_ends_with_an_empty_line(monkeypatch):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nBye\n\nnever\n"))
+    assert list(example("monitor_conversation").user_messages(None)) == ["Hello", "Bye"]
+
+
+def test_validation_of_the_commitment_point_cuts_around_both_kinds_of_points(
+    experiments, in_memory, tmp_path, monkeypatch
+):
+    script, output = example("validate_commitment"), tmp_path / "commitment.json"
+    monkeypatch.setattr(script, "OFFSETS", (-1, 2))
+    script.validate_commitment(
+        "smollm2_test", "evil", prompts='["Tell me a story", "Why is the sky blue?"]', samples=2, max_new_tokens=16,
+        output=str(output), experiments_dir=str(experiments),
+    )  # fmt: skip
+    found = json.loads(output.read_text())
+    assert {cut["kind"] for cut in found["cuts"]} == {"commitment", "control"}
+    assert any(cut["spread"] > 0 for cut in found["cuts"])
+    assert found["summary"]["commitment_answers"] == len(
+        {c["prompt"] for c in found["cuts"] if c["kind"] == "commitment"}
+    )
+
+
+def test_the_summary_tells_a_point_that_settles_the_score_from_one_that_does_not():
+    script = example("validate_commitment")
+
+    def cuts(drop_at_commitment):
+        return [
+            script.Cut(prompt, kind, 9, offset, 2.0 - (drop if offset > 0 else 0.0) + 0.01 * (prompt % 3), None)
+            for prompt in range(12)
+            for kind, drop in (("commitment", drop_at_commitment), ("control", 0.2 + 0.1 * (prompt % 2 - 0.5)))
+            for offset in script.OFFSETS
+        ]
+
+    settled, unsettled = script.summarise(cuts(1.0), 0), script.summarise(cuts(0.2), 0)
+    assert settled["extra_drop_at_commitment"] == pytest.approx(0.8, abs=0.01)
+    assert settled["p_value"] < 0.01
+    assert unsettled["p_value"] > 0.2

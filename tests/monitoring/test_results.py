@@ -1,0 +1,112 @@
+import json
+import math
+
+import pytest
+
+from utils.errors import DamagedFileError, UserError
+from utils.records import MonitoringRecord
+from utils.results import ResultsFile, read_results, write_results
+
+
+def record(prompt, score=0.5):
+    return MonitoringRecord(prompt, "ab", ["a", "b"], {"refusal": [score, 1.0]})
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "results.json"
+
+
+def test_one_result_is_an_object_and_several_are_a_list(output):
+    run = ResultsFile(output, {"seed": 0}, 1)
+    run.add({0: record("p")})
+    run.write()
+    assert json.loads(output.read_text())["trait_scores"] == {"refusal": [0.5, 1.0]}
+    run = ResultsFile(output, {"seed": 0, "texts": 2}, 2, overwrite=True)
+    run.add({1: record("q"), 0: record("p")})
+    run.write()
+    assert [r["prompt"] for r in json.loads(output.read_text())] == ["p", "q"]
+
+
+def test_a_killed_run_goes_on_from_what_is_on_disk(output):
+    ResultsFile(output, {"seed": 0}, 3).add({0: record("p")})  # killed: write() is never reached
+    run = ResultsFile(output, {"seed": 0}, 3)
+    assert run.missing == [1, 2]
+    run.add({2: record("r"), 1: record("q")})
+    assert [r["prompt"] for r in run.write()] == ["p", "q", "r"]
+    assert not list(output.parent.glob("*.jsonl"))
+
+
+def test_a_torn_journal_line_is_made_again(output):
+    run = ResultsFile(output, {"seed": 0}, 2)
+    run.add({0: record("p"), 1: record("q")})
+    journal = next(output.parent.glob("*.jsonl"))
+    journal.write_bytes(journal.read_bytes()[:-10])
+    assert ResultsFile(output, {"seed": 0}, 2).missing == [1]
+
+
+def test_an_interrupted_run_leaves_a_readable_file_and_goes_on(output):
+    run = ResultsFile(output, {"seed": 0}, 2)
+    run.add({1: record("q")})
+    run.write()
+    assert [r["prompt"] for r in read_results(output)] == ["q"]
+    assert ResultsFile(output, {"seed": 0}, 2).missing == [0]
+
+
+def test_a_finished_run_has_nothing_to_do_again(output):
+    run = ResultsFile(output, {"seed": 0}, 1)
+    run.add({0: record("p")})
+    run.write()
+    again = ResultsFile(output, {"seed": 0}, 1)
+    assert again.missing == []
+    assert again.write()[0]["prompt"] == "p"
+
+
+def test_results_of_other_settings_are_not_touched_unless_told(output):
+    run = ResultsFile(output, {"seed": 0, "layer": 3}, 1)
+    run.add({0: record("p")})
+    run.write()
+    before = output.read_bytes()
+    with pytest.raises(UserError, match=r"other settings \(seed\).*--overwrite"):
+        ResultsFile(output, {"seed": 1, "layer": 3}, 1)
+    assert output.read_bytes() == before
+    assert ResultsFile(output, {"seed": 1, "layer": 3}, 1, overwrite=True).missing == [0]
+
+
+def test_a_file_of_unknown_origin_is_not_replaced(output):
+    output.write_text("{}")
+    with pytest.raises(UserError, match="not known how it was made"):
+        ResultsFile(output, {}, 1)
+    with pytest.raises(UserError, match="is a folder"):
+        ResultsFile(output.parent, {}, 1)
+
+
+def test_a_score_that_is_no_number_is_null_and_said(output, caplog):
+    run = ResultsFile(output, {}, 1)
+    run.add({0: record("p", math.inf)})
+    run.write()
+    assert json.loads(output.read_text())["trait_scores"]["refusal"] == [None, 1.0]
+    assert "1 scores are not finite" in caplog.text
+
+
+def test_float32_scores_are_written_in_the_digits_that_they_have(output):
+    write_results(output, [{"x": 1}])
+    run = ResultsFile(output.with_name("b.json"), {}, 1)
+    run.add({0: record("p", 2.299999952316284)})
+    run.write()
+    assert "[2.3, 1.0]" in output.with_name("b.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([3], "result 1 is int"),
+        ({"prompt": "p"}, "lacks response, tokens, trait_scores"),
+        ({"prompt": "p", "response": "a", "tokens": "a", "trait_scores": {}}, "wrong kind"),
+        ({"prompt": "p", "response": "a", "tokens": ["a"], "trait_scores": {"t": [1, 2]}}, "'t' per token"),
+    ],
+)
+def test_a_file_that_holds_no_results_is_named(output, value, said):
+    output.write_text(json.dumps(value))
+    with pytest.raises(DamagedFileError, match=said):
+        read_results(output)
