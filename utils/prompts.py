@@ -63,6 +63,14 @@ def encode_response(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def system_role(tokenizer: Any) -> str:
+    """What becomes of an instruction: "template", "user turn" (the template has no such role) or "plain format"."""
+    template = _template_of(tokenizer)
+    if not template.exists:
+        return "plain format"
+    return "template" if template.takes_system else "user turn"
+
+
 def template_hash(tokenizer: Any) -> str:
     """Fingerprint of the chat template (of the plain format for a model without one)."""
     template = tokenizer.chat_template if _template_of(tokenizer).exists else _PLAIN_QUESTION
@@ -72,8 +80,8 @@ def template_hash(tokenizer: Any) -> str:
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """One text per token; joined they are the decoded text.
 
-    A character whose bytes are split over several tokens is shown whole at the token that completes it, the tokens before
-    have an empty text. Bytes that never become a character are the replacement character at the last token.
+    A character whose bytes are split over several tokens is shown whole at the token that completes it, the tokens
+    before have an empty text. Bytes that never become a character are the replacement character at the last token.
     """
     texts: list[str] = []
     context = shown = 0  # text of ids[context:shown] is known; decoding needs some context for leading spaces

@@ -1,7 +1,7 @@
 """Every path of an experiment, and its definitions and responses.
 
-The formats of vectors and activations are in ``utils.vectors`` and ``utils.activation_files``; both take their paths from
-here.
+The formats of vectors and activations are in ``utils.vectors`` and ``utils.activation_files``; both take their paths
+from here.
 """
 
 from __future__ import annotations
@@ -201,31 +201,51 @@ def check_name(kind: str, name: str) -> None:
 
 
 def parse_definition(value: object, path: Path, trait: str) -> TraitDefinition:
-    """A definition from its JSON value; raises DefinitionError naming the key at fault. Keys beginning "_" are comments."""
+    """A definition from its JSON value; other keys than the documented ones are comments.
+
+    Raises:
+        DefinitionError: names the key at fault and what was found.
+    """
     if not isinstance(value, dict):
         raise DefinitionError(path, f"expected a JSON object, found {type(value).__name__}")
     for key in ("instruction", "questions", "eval_prompt"):
         if key not in value:
             raise DefinitionError(path, f"key {key!r} is missing; found {', '.join(map(str, value)) or 'nothing'}")
-    pairs, questions, eval_prompt = value["instruction"], value["questions"], value["eval_prompt"]
+    problem = (
+        _problem_of_pairs(value["instruction"])
+        or _problem_of_questions(value["questions"])
+        or _problem_of_eval_prompt(value["eval_prompt"])
+    )
+    if problem:
+        raise DefinitionError(path, problem)
+    instruction = tuple(InstructionPair(pair["pos"], pair["neg"]) for pair in value["instruction"])
+    return TraitDefinition(trait, instruction, tuple(value["questions"]), value["eval_prompt"])
+
+
+def _problem_of_pairs(pairs: object) -> str | None:
     if not isinstance(pairs, list) or not pairs:
-        raise DefinitionError(path, "'instruction' must be a list of pos/neg pairs with at least one")
+        return "'instruction' must be a list of pos/neg pairs with at least one"
     for i, pair in enumerate(pairs):
         for side in ("pos", "neg"):
             if not isinstance(pair, dict) or not _is_text(pair.get(side)):
-                raise DefinitionError(path, f"'instruction'[{i}] needs a non-empty text under {side!r}")
+                return f"'instruction'[{i}] needs a non-empty text under {side!r}"
+    return None
+
+
+def _problem_of_questions(questions: object) -> str | None:
     if not isinstance(questions, list) or not questions or not all(_is_text(q) for q in questions):
-        raise DefinitionError(path, "'questions' must be a list of non-empty texts with at least one")
+        return "'questions' must be a list of non-empty texts with at least one"
     if len(set(questions)) < len(questions):
         double = next(q for i, q in enumerate(questions) if q in questions[:i])
-        raise DefinitionError(path, f"'questions' holds the same question twice: {double[:60]!r}")
-    if not _is_text(eval_prompt):
-        raise DefinitionError(path, "'eval_prompt' must be a text")
-    for placeholder in ("{question}", "{answer}"):
-        if placeholder not in eval_prompt:
-            raise DefinitionError(path, f"'eval_prompt' lacks {placeholder}, so a judge would never see it")
-    instruction = tuple(InstructionPair(pair["pos"], pair["neg"]) for pair in pairs)
-    return TraitDefinition(trait, instruction, tuple(questions), eval_prompt)
+        return f"'questions' holds the same question twice: {double[:60]!r}"
+    return None
+
+
+def _problem_of_eval_prompt(eval_prompt: object) -> str | None:
+    if not isinstance(eval_prompt, str):
+        return "'eval_prompt' must be a text"
+    missing = [p for p in ("{question}", "{answer}") if p not in eval_prompt]
+    return f"'eval_prompt' lacks {missing[0]}, so a judge would never see it" if missing else None
 
 
 def _is_text(value: object) -> bool:

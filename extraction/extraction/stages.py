@@ -81,10 +81,12 @@ def run_stage_1(
     scorer = resolve_judge(judge, loaded) if process.is_main else None
     server = Server(gen_base_url, model_name, gen_concurrency) if gen_base_url else None
 
+    generator = server or (None if judge_only else loaded())
+
     def work(i: int) -> None:
         with _held(folders[i], process):
-            if not judge_only:
-                _generate(folders[i], definitions[i], server or loaded(), settings, process, overwrite)
+            if generator is not None and not judge_only:
+                _generate(folders[i], definitions[i], generator, settings, process, overwrite)
             if process.is_main:
                 _judge(folders[i], definitions[i], scorer, judge)
 

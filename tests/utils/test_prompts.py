@@ -1,9 +1,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
+from tests.tiny_tokenizer import tiny_tokenizer
 from utils.prompts import encode_prompt, encode_response, format_conversation, format_prompt, template_hash, token_texts
 
 GEMMA_LIKE = (
@@ -20,21 +19,9 @@ WITH_DATE = (
 )
 
 
-def _tokenizer(template):
-    """A byte-level tokenizer that puts a BOS before every text, as Llama's and Gemma's do."""
-    alphabet = {c: i for i, c in enumerate(["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    core = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    tokenizer.chat_template = template
-    return tokenizer
-
-
 @pytest.mark.parametrize("template", [GEMMA_LIKE, SILENT, WITH_DATE, None], ids=["gemma", "silent", "dated", "base"])
 def test_a_prompt_has_one_bos_and_shows_the_instruction_whatever_the_template_does_with_system_messages(template):
-    tokenizer = _tokenizer(template)
+    tokenizer = tiny_tokenizer(template)
     text = format_prompt(tokenizer, "Why is it so?", "Be brief.")
     ids = encode_prompt(tokenizer, text)
     assert ids.count(1) == 1
@@ -44,26 +31,26 @@ def test_a_prompt_has_one_bos_and_shows_the_instruction_whatever_the_template_do
 
 
 def test_without_a_system_role_the_instruction_stands_before_the_question_in_the_users_turn():
-    text = format_prompt(_tokenizer(GEMMA_LIKE), "Why?", "Be brief.")
+    text = format_prompt(tiny_tokenizer(GEMMA_LIKE), "Why?", "Be brief.")
     assert text == "<s><turn>user\nBe brief.\n\nWhy?<end>\n<turn>model\n"
 
 
 def test_a_template_that_states_the_date_anyway_gets_no_empty_system_message():
-    assert format_prompt(_tokenizer(WITH_DATE), "Why?") == "<s><sys>Date: today\n</sys>[Why?]"
+    assert format_prompt(tiny_tokenizer(WITH_DATE), "Why?") == "<s><sys>Date: today\n</sys>[Why?]"
 
 
 def test_a_base_model_reads_question_and_answer_lines():
-    assert format_prompt(_tokenizer(None), "Why?", "Be brief.") == "Be brief.\n\nQuestion: Why?\nAnswer:"
+    assert format_prompt(tiny_tokenizer(None), "Why?", "Be brief.") == "Be brief.\n\nQuestion: Why?\nAnswer:"
     conversation = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "c"},
     ]
-    assert format_conversation(_tokenizer(None), conversation) == "Question: a\nAnswer: b\n\nQuestion: c\nAnswer:"
+    assert format_conversation(tiny_tokenizer(None), conversation) == "Question: a\nAnswer: b\n\nQuestion: c\nAnswer:"
 
 
 def test_templates_are_told_apart_by_their_hash():
-    assert len({template_hash(_tokenizer(t)) for t in (GEMMA_LIKE, SILENT, WITH_DATE, None)}) == 4
+    assert len({template_hash(tiny_tokenizer(t)) for t in (GEMMA_LIKE, SILENT, WITH_DATE, None)}) == 4
 
 
 def test_the_embedded_models_own_system_prompt_is_kept_out(embedded):
@@ -74,7 +61,7 @@ def test_the_embedded_models_own_system_prompt_is_kept_out(embedded):
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(st.characters(codec="utf-8"), min_size=1, max_size=25))
 def test_token_texts_join_to_the_decoded_text_whatever_is_split(text):
-    tokenizer = _tokenizer(None)
+    tokenizer = tiny_tokenizer(None)
     ids = encode_response(tokenizer, text)
     texts = token_texts(tokenizer, ids)
     assert len(texts) == len(ids)

@@ -1,0 +1,241 @@
+"""Stages 1 and 2 as commands, on a tiny model: what they write, that they resume exactly, and what they refuse."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.stages.conftest import ROOT, script
+from utils.activation_files import read_activations
+
+STAGE_1, STAGE_2 = "1_generate_responses.py", "2_extract_activations.py"
+
+
+@pytest.fixture
+def generate(lab, tiny_model_folder):
+    def run(*arguments, **options):
+        return script(
+            STAGE_1, "--gen_model", tiny_model_folder, "--judge_model", "none", "--max_new_tokens", 12, "--device", "cpu",
+            "--batch_size", 4, *arguments, lab=lab, **options,
+        )  # fmt: skip
+
+    return run
+
+
+def _files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock"}
+
+
+def test_stage_1_writes_every_question_under_every_instruction_and_the_neutral_ones(lab, generate):
+    generate("--trait", "alpha")
+    pos = pd.read_csv(lab.trait("alpha").responses_path("pos"), keep_default_na=False)
+    assert len(pos) == 8
+    assert list(pos.columns[:5]) == ["question", "instruction", "prompt", "response", "trait_score"]
+    assert pos["instruction"].tolist() == ["Refuse."] * 4 + ["Say no to all."] * 4
+    assert all(i in p and q in p for i, q, p in zip(pos["instruction"], pos["question"], pos["prompt"], strict=True))
+    neutral = pd.read_csv(lab.trait("alpha").responses_path("neutral"), keep_default_na=False)
+    assert neutral["instruction"].tolist() == [""] * 4
+    assert set(pos["trait_score"]) == {""}  # judged by none: unknown, not zero
+    metadata = lab.trait("alpha").read_responses_metadata()
+    assert metadata["generation"]["sampling"] == {"max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0}
+    assert not lab.trait("beta").responses_path("pos").exists()
+    assert list(lab.root.rglob("*.partial*")) == []
+
+
+def test_all_traits_are_done_where_none_is_named_and_a_second_run_has_nothing_to_do(lab, generate):
+    generate("--n_questions", 2, "--n_instructions", 1)
+    before = _files(lab.root)
+    assert {"alpha/responses/pos.csv", "beta/responses/neg.csv"} <= set(before)
+    assert "there already" in generate("--n_questions", 2, "--n_instructions", 1).stderr
+    assert _files(lab.root) == before
+
+
+def test_other_settings_do_not_mix_into_responses_that_are_there(lab, generate):
+    generate("--trait", "alpha")
+    before = _files(lab.root)
+    refused = generate("--trait", "alpha", "--seed", 7, check=False)
+    assert refused.returncode == 1
+    assert "seed 0, now 7" in refused.stderr
+    assert _files(lab.root) == before
+    generate("--trait", "alpha", "--seed", 7, "--overwrite")
+    assert _files(lab.root) != before
+
+
+def _killed_at_random_moments_until_done(run, how_often, longest):
+    """Start ``run`` again and again, killing it a little later each time at random; then let it finish."""
+    moments = random.Random(0)
+    for i in range(how_often):
+        process = run()
+        time.sleep(moments.uniform(0, longest))
+        process.send_signal(signal.SIGKILL if i % 3 else signal.SIGINT)
+        process.wait()
+    process = run()
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_killed_at_any_moment_a_stage_ends_with_the_files_of_an_uninterrupted_run(stage, lab, generate, tiny_model_folder):
+    """In this process's children, forked after the imports, so that the kills fall into the work and not the start-up."""
+    code = f"""
+import os, sys, time
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.argv = [{"1_generate_responses.py" if stage == 1 else "2_extract_activations.py"!r}, *sys.argv[1:]]
+import torch, transformers, pandas, safetensors
+torch.set_num_threads(1)
+import extraction.stages
+path = {str(ROOT / "extraction")!r} + "/" + sys.argv[0]
+import runpy
+print("ready", flush=True)
+runpy.run_path(path, run_name="__main__")
+"""
+    arguments = ["--experiment", lab.name, "--trait", "alpha", "--device", "cpu", "--experiments_dir", str(lab.experiments_dir)]
+    if stage == 1:
+        arguments += ["--gen_model", str(tiny_model_folder), "--judge_model", "none", "--max_new_tokens", "60", "--batch_size", "2"]
+    else:
+        generate("--trait", "alpha")
+        arguments += ["--batch_size", "1"]
+
+    def run():
+        process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        process.stdout.readline()
+        return process
+
+    began = time.perf_counter()
+    assert run().wait() == 0
+    took = time.perf_counter() - began
+    part = "responses" if stage == 1 else "activations"
+    whole = _files(lab.trait("alpha").root / part)
+    for path in sorted((lab.trait("alpha").root / part).glob("*")):
+        path.unlink()
+    _killed_at_random_moments_until_done(run, 4, min(took / 3, 1.5))
+    assert _files(lab.trait("alpha").root / part) == whole
+    assert not lab.trait("alpha").unfinished_activations_dir.exists()
+
+
+def test_two_processes_write_what_one_writes(lab, generate, tiny_model_folder):
+    generate("--trait", "alpha")
+    script(STAGE_2, "--trait", "alpha", "--device", "cpu", lab=lab)
+    single_texts = _files(lab.trait("alpha").root / "responses")
+    single = {p.name: load_file(p) for p in lab.trait("alpha").activations_dir.glob("*.safetensors")}
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--rdzv-backend", "c10d",
+                "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+    for path in (lab.trait("alpha").root / "responses").glob("*"):
+        path.unlink()
+    generate("--trait", "alpha", launcher=launcher)
+    assert _files(lab.trait("alpha").root / "responses") == single_texts
+    script(STAGE_2, "--trait", "alpha", "--device", "cpu", "--batch_size", 2, lab=lab, launcher=launcher)
+    for name, tensors in single.items():
+        both = load_file(lab.trait("alpha").activations_dir / name)
+        torch.testing.assert_close(both["activations"], tensors["activations"], atol=1e-3, rtol=1e-3)
+    refused = script(STAGE_2, "--trait", "alpha", "--device", "auto", lab=lab, launcher=launcher, check=False)
+    assert "--device auto spreads one model over all GPUs and takes one process" in refused.stderr
+
+
+def test_activations_are_the_mean_over_the_responses_own_tokens_under_the_question_alone(lab, generate, tiny_model_folder):
+    from traitlens import mean_activations
+    from utils.models import load_model
+    from utils.prompts import encode_prompt, encode_response, format_prompt
+
+    generate("--trait", "alpha")
+    script(STAGE_2, "--trait", "alpha", "--device", "cpu", lab=lab)
+    stored = read_activations(lab.trait("alpha"))
+    loaded = load_model(str(tiny_model_folder), device="cpu")
+    for context in ("question", "full"):
+        if context == "full":
+            script(STAGE_2, "--trait", "alpha", "--device", "cpu", "--context", "full", lab=lab)
+            stored = read_activations(lab.trait("alpha"))
+        response = stored.responses["neg"][5]
+        instruction = response.instruction if context == "full" else ""
+        prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, response.question, instruction))
+        ids = torch.tensor([prompt + encode_response(loaded.tokenizer, response.response)])
+        mask = torch.ones_like(ids)
+        own = mask.bool().clone()
+        own[:, : len(prompt)] = False
+        expected = mean_activations(loaded.model, ids, mask, own, range(5))[0]
+        for layer in range(5):
+            torch.testing.assert_close(stored.layer("neg", layer)[5], expected[layer], atol=2e-3, rtol=2e-3)
+
+
+def test_neutral_tokens_are_states_at_single_tokens_spread_over_all_neutral_responses(lab, generate):
+    generate("--trait", "alpha")
+    script(STAGE_2, "--trait", "alpha", "--device", "cpu", "--neutral_tokens", 10_000, lab=lab)
+    everything = read_activations(lab.trait("alpha"))
+    counts = everything.info.n_response_tokens["neutral"]
+    assert everything.info.n_neutral_tokens == sum(counts)
+    tokens, means = everything.neutral_tokens(3), everything.layer("neutral", 3)
+    torch.testing.assert_close(tokens[: counts[0]].mean(dim=0), means[0], atol=2e-3, rtol=2e-3)
+    script(STAGE_2, "--trait", "alpha", "--device", "cpu", "--neutral_tokens", 5, lab=lab)
+    assert read_activations(lab.trait("alpha")).neutral_tokens(3).shape == (5, 32)
+
+
+def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, tiny_model_folder):
+    generate("--trait", "alpha")
+    result = subprocess.run(
+        [sys.executable, ROOT / "extraction" / STAGE_2, "--experiment", "other", "--responses_from", "exp", "--model",
+         tiny_model_folder, "--layers", "0,4", "--device", "cpu", "--experiments_dir", lab.experiments_dir],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    folder = type(lab)(lab.experiments_dir, "other").trait("alpha")
+    stored = read_activations(folder)
+    assert stored.info.layers == [0, 4]
+    assert stored.info.responses_from == "exp"
+    assert stored.layer("pos", 4).shape == (8, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trait", "gamma"], "trait_definition.json not found. Begin one with: cp "),
+        (["--trait", "../alpha"], "cannot be the name of a trait"),
+        (["--batch_size", "0"], "--batch_size must be at least 1"),
+        (["--temperature", "-1"], "--temperature must be at least 0"),
+        (["--gen_model", "no/such_model"], "cannot load the model"),
+        (["--dtype", "int4"], "--dtype must be float32"),
+        (["--device", "warp"], "device 'warp'"),
+    ],
+)
+def test_stage_1_refuses_in_one_line_and_writes_nothing(arguments, said, lab, tiny_model_folder):
+    before = _files(lab.root)
+    given = dict(zip(["--gen_model", "--judge_model"], [str(tiny_model_folder), "none"], strict=True))
+    given.update(dict(zip(arguments[::2], arguments[1::2], strict=True)))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    refused = script(STAGE_1, *[x for pair in given.items() for x in pair], lab=lab, check=False)
+    assert refused.returncode == 1
+    assert said in refused.stderr.splitlines()[-1]
+    assert "Traceback" not in refused.stderr
+    assert _files(lab.root) == before
+
+
+def test_a_definition_without_answer_is_refused_before_anything_is_generated(lab, generate):
+    path = lab.trait("beta").definition_path
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eval_prompt": "Score {question}."}))
+    refused = generate(check=False)
+    assert refused.returncode == 1
+    assert "'eval_prompt' lacks {answer}" in refused.stderr
+    assert not lab.trait("alpha").responses_path("pos").exists()
+
+
+def test_stage_2_without_responses_names_the_command_that_makes_them(lab):
+    refused = script(STAGE_2, "--trait", "alpha", lab=lab, check=False)
+    assert refused.returncode == 1
+    assert "responses/pos.csv not found. Run: python extraction/1_generate_responses.py --experiment exp" in refused.stderr
+
+
+def test_changed_responses_are_not_taken_for_those_that_were_captured(lab, generate):
+    from utils.errors import UserError
+
+    generate("--trait", "alpha")
+    script(STAGE_2, "--trait", "alpha", "--device", "cpu", lab=lab)
+    path = lab.trait("alpha").responses_path("neg")
+    path.write_text(path.read_text().replace("Why?", "Why not?"))
+    with pytest.raises(UserError, match="has changed since its activations were captured"):
+        read_activations(lab.trait("alpha"))
