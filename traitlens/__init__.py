@@ -30,6 +30,7 @@ from traitlens.methods import (
 from traitlens.monitor import TraitMonitor
 from traitlens.segments import Segment, prompt_segments, response_segments
 from traitlens.span import ContrastSpan
+from traitlens.steering import DoseResponse, add_steering_hook, dose_response
 
 __all__ = [
     "LAYER_CONVENTION",
@@ -39,6 +40,7 @@ __all__ = [
     "Chance",
     "Choice",
     "ContrastSpan",
+    "DoseResponse",
     "Dynamics",
     "ExtractionMethod",
     "ExtractionResult",
@@ -54,6 +56,7 @@ __all__ = [
     "ProbeMethod",
     "Segment",
     "TraitMonitor",
+    "add_steering_hook",
     "analyze_dynamics",
     "auroc",
     "auroc_difference",
@@ -64,6 +67,7 @@ __all__ = [
     "compute_second_derivative",
     "cosine_similarity",
     "cross_validate",
+    "dose_response",
     "evaluate",
     "feature_control",
     "find_blocks",
