@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,10 +238,15 @@ class ApiJudge:
         finally:
             for task in waiting:
                 task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._loop.run_until_complete(_settled(tasks))
 
     def close(self) -> None:
         """Close the connections and the event loop."""
         if not self._loop.is_closed():
             self._loop.run_until_complete(self._endpoint.aclose())
             self._loop.close()
+
+
+async def _settled(tasks: Iterable[asyncio.Task[Verdict]]) -> None:
+    """Wait until all tasks have ended, in whatever way."""
+    await asyncio.gather(*tasks, return_exceptions=True)

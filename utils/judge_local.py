@@ -131,18 +131,18 @@ class LocalJudge:
         answers = list(answer_values(eval_type))
         few = [answers[0], answers[len(answers) // 2], answers[-1]]
         tree = build_tree([(answer_ids(self._tokenizer, _LEAD[eval_type], s), 0.0) for s in few], ())
-        alone = read_paths(self._model, short, tree).exp()
+        alone = read_paths(self._model, short, tree)
         try:
             reader = TreeReader(self._model, short[:shared])
-            together = list(reader.read([shorter[shared:], short[shared:]], tree))[1].exp()
+            together = list(reader.read([shorter[shared:], short[shared:]], tree))[1]
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
             logger.info(
                 "%s reads one answer at a time, which is slower (%s)", self.name, str(error).split("\n")[0][:100]
             )
             return False
-        # Half-precision numbers round differently in another order of summation.
-        tolerance = 1e-3 if self._model.dtype.itemsize >= 4 else 0.1
-        agree = bool((together - alone).abs().max() < tolerance)
+        # Half-precision numbers round differently in another order of summation; a wrong reading differs by far more.
+        tolerance = 0.003 if self._model.dtype.itemsize >= 4 else 0.5
+        agree = bool((together - alone).square().mean().sqrt() < tolerance)
         if not agree:
             logger.info("%s reads one answer at a time, which is slower", self.name)
         return agree

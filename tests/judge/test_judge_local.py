@@ -5,16 +5,15 @@ import math
 import pytest
 import torch
 
+from tests.conftest import small_model
 from utils.errors import UserError
 from utils.judge_local import LocalJudge
 from utils.prompts import encode_prompt, format_prompt
 
-from ..conftest import small_model
-
 PROMPTS = ["Rate 0-100: no.", "Rate 0-100: thank you, my friend!", "Rate 0-100 whether this is polite: go away."]
 
 
-def brute_force(model, tokenizer, prompt, answers, lead="Score:", goes_on=str.isdigit):
+def brute_force(model, tokenizer, prompt, answers, *, lead="Score:", goes_on=str.isdigit):
     """(mass, expected value): every answer string read in full after the whole prompt, sharing nothing.
 
     P(answer) = product of its tokens' probabilities, times 1 - P(the next token begins as the answer could go on).
@@ -43,24 +42,27 @@ def brute_force(model, tokenizer, prompt, answers, lead="Score:", goes_on=str.is
 
 @pytest.fixture(scope="module")
 def float32(embedded):
+    """The first layers of the embedded model, to be quick, with its own tokenizer."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(embedded.path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(embedded.path, dtype=torch.float32, num_hidden_layers=6)
     return model.eval(), embedded.tokenizer
 
 
-def test_the_expected_score_is_that_of_all_101_answers_read_one_by_one(float32):
+def test_the_expected_score_is_that_of_all_101_answers_read_one_by_one(float32, monkeypatch):
     model, tokenizer = float32
+    monkeypatch.setattr("utils.judge_local.MIN_MASS", 0.0)
     verdicts = dict(LocalJudge(model, tokenizer, "m").verdicts(PROMPTS))
     mass, expected = brute_force(model, tokenizer, PROMPTS[0], {str(i): i for i in range(101)})
-    assert 0.25 < mass <= 1
+    assert 0 < mass <= 1
     assert verdicts[0].score == pytest.approx(expected, abs=1e-3)
     assert verdicts[0].method == "local_logprobs"
     assert len({round(v.score, 3) for v in verdicts.values()}) == 3
 
 
-def test_so_it_is_on_the_scale_to_nine_and_for_yes_and_no(float32):
+def test_so_it_is_on_the_scale_to_nine_and_for_yes_and_no(float32, monkeypatch):
     model, tokenizer = float32
+    monkeypatch.setattr("utils.judge_local.MIN_MASS", 0.0)
     judge = LocalJudge(model, tokenizer, "m")
     [(_, nine)] = judge.verdicts(PROMPTS[2:], "0_10")
     _, expected = brute_force(model, tokenizer, PROMPTS[2], {str(i): i for i in range(10)})
@@ -69,8 +71,8 @@ def test_so_it_is_on_the_scale_to_nine_and_for_yes_and_no(float32):
     values = judge.probabilities(question, "binary")
     begins_word = lambda text: text.isascii() and text.isalnum()  # noqa: E731
     words = {"YES": 1, "Yes": 1, "yes": 1, "NO": 0, "No": 0, "no": 0}
-    mass, expected = brute_force(model, tokenizer, question, words, "Answer:", begins_word)
-    assert sum(values.values()) == pytest.approx(mass, abs=1e-4)
+    mass, expected = brute_force(model, tokenizer, question, words, lead="Answer:", goes_on=begins_word)
+    assert sum(values.values()) == pytest.approx(mass, rel=1e-3)
     assert values[1.0] / mass == pytest.approx(expected, abs=1e-3)
 
 
