@@ -108,12 +108,12 @@ def validate_commitment(
     setup = Setup(load_model_of(chosen, device=device), chosen[trait].main, sampling, samples, smoothing, seed)
     answers = [setup.answer(text, i) for i, text in enumerate(texts)]
     cuts = []
-    for i, (answer, control) in enumerate(zip(answers, control_points(answers, seed), strict=True)):
-        if answer.point is not None:
-            cuts += setup.resample(answer, i, "commitment", answer.point)
-        if control is not None:
-            cuts += setup.resample(answer, i, "control", control)
-        logger.info("%d of %d answers", i + 1, len(answers))
+    controls = control_points(answers, seed)
+    logger.info("%d of %d answers have a commitment point with room for cuts", len(controls), len(answers))
+    for i, control in controls.items():
+        cuts += setup.resample(answers[i], i, "commitment", answers[i].point or 0)
+        cuts += setup.resample(answers[i], i, "control", control)
+        logger.info("answer %d of %d", i + 1, len(answers))
     summary = summarise(cuts, seed)
     path = Path(output) if output else lab.results_dir.parent / f"commitment_{trait}.json"
     write_json(path, {"trait": trait, "samples": samples, "summary": summary, "cuts": [asdict(cut) for cut in cuts]})
@@ -129,6 +129,10 @@ class Answer:
     response_ids: list[int]
     point: int | None
     p_value: float | None
+
+    def has_room(self, point: int | None) -> bool:
+        """Whether all cuts around ``point`` are within the response."""
+        return point is not None and point + min(OFFSETS) >= 0 and point + max(OFFSETS) < len(self.response_ids)
 
 
 @dataclass(frozen=True)
@@ -175,12 +179,10 @@ class Setup:
         return Answer(prompt_ids, ids, dynamics.commitment_point, dynamics.commitment_p_value)
 
     def resample(self, answer: Answer, number: int, kind: str, point: int) -> list[Cut]:
-        """The spread of the final score after cuts around one point; none where the answer is too short for all."""
-        cuts = [point + offset for offset in OFFSETS]
-        if min(cuts) < 0 or max(cuts) >= len(answer.response_ids):
-            return []
+        """The spread of the final score after cuts around one point."""
         measured = []
-        for cut, offset in zip(cuts, OFFSETS, strict=True):
+        for offset in OFFSETS:
+            cut = point + offset
             ids = [*answer.prompt_ids, *answer.response_ids[:cut]]
             # The seed is the cut's own: one cut reached as commitment and as control gives the same numbers.
             samples = self.generate(ids, cut, self.samples, self.seed + 1000 * (number + 1) + cut)
@@ -189,13 +191,17 @@ class Setup:
         return measured
 
 
-def control_points(answers: Sequence[Answer], seed: int) -> list[int | None]:
-    """For every answer the commitment point of another one, so that both kinds are spread alike over positions."""
-    known = [i for i, a in enumerate(answers) if a.point is not None]
-    order = known[:]
+def control_points(answers: Sequence[Answer], seed: int) -> dict[int, int]:
+    """For every answer whose commitment point has room for cuts, the point of another such answer, where that has too.
+
+    Both kinds of points are so spread alike over positions, and every answer is its own comparison.
+    """
+    usable = [i for i, answer in enumerate(answers) if answer.has_room(answer.point)]
+    order = usable[:]
     random.Random(seed).shuffle(order)
-    following = dict(zip(order, order[1:] + order[:1], strict=True))
-    return [answers[following[i]].point if len(known) > 1 and i in following else None for i in range(len(answers))]
+    following = dict(zip(order, order[1:] + order[:1], strict=True)) if len(usable) > 1 else {}
+    others = {i: answers[following[i]].point for i in usable if i in following}
+    return {i: point for i, point in others.items() if point is not None and answers[i].has_room(point)}
 
 
 def summarise(cuts: Sequence[Cut], seed: int) -> dict[str, Any]:

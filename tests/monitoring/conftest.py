@@ -1,5 +1,6 @@
 """Tiny experiments with random vectors of the embedded model, and the example scripts as modules."""
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -7,23 +8,26 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import small_model
 from utils.store import Experiment
 from utils.vectors import write_summary, write_vector
 
 ROOT = Path(__file__).resolve().parents[2]
-HIDDEN, LAYERS = 576, (0, 8, 16, 30)
+# hidden size, layers with vectors, the best of them
+REAL, SMALL = (576, (0, 8, 16, 30), 16), (32, (0, 1, 2, 4), 2)
 
 
-def write_vectors(experiments_dir, experiment="smollm2_test", model="SmolLM2-135M-Instruct", hidden=HIDDEN):
-    """Vectors of two traits, the best at layer 16; scores that look like scores."""
+def write_vectors(experiments_dir, size=REAL, experiment="smollm2_test", model="SmolLM2-135M-Instruct"):
+    """Random vectors of two traits."""
+    hidden, layers, best = size
     generator = torch.Generator().manual_seed(0)
     for trait in ("evil", "refusal"):
         folder = Experiment(Path(experiments_dir), experiment).trait(trait)
-        for layer in LAYERS:
+        for layer in layers:
             metadata = {"trait": trait, "method": "probe", "layer": layer, "model": model, "baseline": 0.5,
                         "hidden_size": hidden, "neutral": {"fpr_1": 9.0, "fpr_5": 6.0}}  # fmt: skip
             write_vector(folder, torch.randn(hidden, generator=generator), metadata)
-        best_first = sorted(LAYERS, key=lambda layer: abs(layer - 16))
+        best_first = sorted(layers, key=lambda layer: abs(layer - best))
         write_summary(folder, [{"method": "probe", "layer": layer, "auroc": 0.9} for layer in best_first])
 
 
@@ -31,6 +35,20 @@ def write_vectors(experiments_dir, experiment="smollm2_test", model="SmolLM2-135
 def experiments(tmp_path):
     write_vectors(tmp_path / "experiments")
     return tmp_path / "experiments"
+
+
+@pytest.fixture
+def small_experiments(tmp_path):
+    write_vectors(tmp_path / "experiments", SMALL)
+    return tmp_path / "experiments"
+
+
+@pytest.fixture(scope="session")
+def small(embedded):
+    """A random model of a few milliseconds per token, under the embedded model's name and with its tokenizer."""
+    model = small_model("llama", vocab_size=len(embedded.tokenizer), max_position_embeddings=512)
+    model.generation_config.eos_token_id = embedded.tokenizer.eos_token_id
+    return dataclasses.replace(embedded, model=model)
 
 
 def example(name):

@@ -14,6 +14,11 @@ def in_memory(embedded, monkeypatch):
     return embedded
 
 
+@pytest.fixture
+def small_in_memory(small, monkeypatch):
+    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: small)
+
+
 def test_the_step_by_step_monitor_saves_what_the_run_script_finds(experiments, in_memory, monkeypatch):
     script = example("monitor")
     for name, value in {"EXPERIMENT": experiments / "smollm2_test", "TRAITS": ("evil", "refusal"), "MAX_NEW_TOKENS": 9,
@@ -39,10 +44,10 @@ def test_the_step_by_step_monitor_saves_what_the_run_script_finds(experiments, i
     )
 
 
-def test_a_conversation_keeps_its_history_and_scores_every_turn(experiments, in_memory, capsys, tmp_path):
+def test_a_conversation_keeps_its_history_and_scores_every_turn(small_experiments, small_in_memory, capsys, tmp_path):
     example("monitor_conversation").monitor_conversation(
         "smollm2_test", messages='["Hi", "What is the capital of France?"]', system="Be brief.", max_new_tokens=8,
-        output=str(tmp_path / "talk.json"), experiments_dir=str(experiments),
+        output=str(tmp_path / "talk.json"), experiments_dir=str(small_experiments),
     )  # fmt: skip
     first, second = read_results(tmp_path / "talk.json")
     assert [(s["role"], s["turn"]) for s in second["segments"]] == [
@@ -64,13 +69,13 @@ def test_a_typed_conversation_ends_with_an_empty_line(monkeypatch):
 
 
 def test_validation_of_the_commitment_point_cuts_around_both_kinds_of_points(
-    experiments, in_memory, tmp_path, monkeypatch
+    small_experiments, small_in_memory, tmp_path, monkeypatch
 ):
     script, output = example("validate_commitment"), tmp_path / "commitment.json"
     monkeypatch.setattr(script, "OFFSETS", (-1, 2))
     script.validate_commitment(
-        "smollm2_test", "evil", prompts='["Tell me a story", "Why is the sky blue?"]', samples=2, max_new_tokens=16,
-        output=str(output), experiments_dir=str(experiments),
+        "smollm2_test", "evil", prompts='["Tell me a story", "Why?", "How are you?", "Who was Bach?"]', samples=2, max_new_tokens=16,
+        output=str(output), experiments_dir=str(small_experiments),
     )  # fmt: skip
     found = json.loads(output.read_text())
     assert {cut["kind"] for cut in found["cuts"]} == {"commitment", "control"}

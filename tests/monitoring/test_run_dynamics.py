@@ -10,7 +10,7 @@ import pytest
 import torch
 from extraction.monitoring import choose_vectors, monitor_texts
 
-from tests.monitoring.conftest import ROOT, example, write_vectors
+from tests.monitoring.conftest import ROOT, SMALL, example, write_vectors
 from traitlens import TraitMonitor, projection
 from utils.errors import UserError
 from utils.generation import Sampling
@@ -45,9 +45,19 @@ TEXT = "Sure 🙂👩‍👩‍👧 你好, é̂ naïve."
 
 
 @pytest.fixture
-def run(experiments, embedded, monkeypatch):
-    """run_dynamics on a tiny experiment with the model in memory; returns the results."""
-    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: embedded)
+def run(small_experiments, small, monkeypatch):
+    """run_dynamics on a tiny experiment with a small model in memory; returns the results."""
+    return runner(small_experiments, small, monkeypatch)
+
+
+@pytest.fixture
+def real_run(experiments, embedded, monkeypatch):
+    """The same with the embedded model."""
+    return runner(experiments, embedded, monkeypatch)
+
+
+def runner(experiments, loaded, monkeypatch):
+    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: loaded)
 
     def call(output="out.json", **flags):
         path = experiments.parent / output
@@ -84,8 +94,8 @@ def test_the_documented_command_gives_the_documented_format(experiments):
     assert "capital of France" in (experiments.parent / "results.html").read_text()
 
 
-def test_generated_scores_equal_a_second_pass_over_the_same_text(run, experiments, embedded):
-    (result,) = run(prompts="Hi", max_new_tokens=8)
+def test_generated_scores_equal_a_second_pass_over_the_same_text(real_run, experiments, embedded):
+    (result,) = real_run(prompts="Hi", max_new_tokens=8)
     tokenizer = embedded.tokenizer
     prompt_ids = encode_prompt(tokenizer, format_prompt(tokenizer, "Hi"))
     ids = prompt_ids + encode_response(tokenizer, result["response"])
@@ -131,16 +141,16 @@ def test_reading_a_chat_scores_every_assistant_turn(run, tmp_path):
     # an earlier turn scores the same when it is read as part of the prompt
     segment = spoken[1][1]
     again = second["prompt_trait_scores"]["evil"][segment["start"] : segment["end"]]
-    assert again == pytest.approx(first["trait_scores"]["evil"], abs=0.3)
+    assert again == pytest.approx(first["trait_scores"]["evil"], abs=1e-3)
 
 
 def test_all_layers_are_given_beside_the_main_one(run):
-    (result,) = run(prompts="Hi", all_layers=True, layer=8)
+    (result,) = run(prompts="Hi", all_layers=True, layer=1)
     scores = result["layer_scores"]["evil"]
-    assert scores["layers"] == [0, 8, 16, 30]
+    assert scores["layers"] == [0, 1, 2, 4]
     assert scores["scores"][1] == result["trait_scores"]["evil"]
     assert scores["baselines"] == [0.5] * 4
-    assert result["layer"]["evil"] == 8
+    assert result["layer"]["evil"] == 1
 
 
 def test_thinking_is_told_from_the_answer(run, tmp_path):
@@ -185,12 +195,14 @@ def test_streaming_shows_the_answer_as_plain_text_where_there_is_no_terminal(run
     assert capsys.readouterr().out == f"> Hi\n{result['response']}\n"
 
 
-def test_custom_metrics_reach_the_file(experiments, embedded, monkeypatch):
-    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: embedded)
+def test_custom_metrics_reach_the_file(small_experiments, small, monkeypatch):
+    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: small)
     script = example("run_dynamics")
     monkeypatch.setattr(script, "metrics", lambda record, trait, smoothing: {"tokens": len(record.tokens)})
-    script.run_dynamics("smollm2_test", prompts="Hi", max_new_tokens=3, report=False, experiments_dir=str(experiments))
-    (result,) = read_results(experiments / "smollm2_test" / "inference" / "results" / "dynamics.json")
+    script.run_dynamics(
+        "smollm2_test", prompts="Hi", max_new_tokens=3, report=False, experiments_dir=str(small_experiments)
+    )
+    (result,) = read_results(small_experiments / "smollm2_test" / "inference" / "results" / "dynamics.json")
     assert result["dynamics"]["evil"] == {"tokens": len(result["tokens"])}
 
 
@@ -219,15 +231,15 @@ def test_flags_that_cannot_work_are_refused_before_the_model_is_loaded(run, monk
 
 def test_vectors_of_another_size_or_model_are_refused(tmp_path, embedded, monkeypatch):
     monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: embedded)
-    write_vectors(tmp_path, "smollm2_test", hidden=32)
+    write_vectors(tmp_path, SMALL)
     with pytest.raises(UserError, match="hidden size 576"):
         extraction.monitoring.load_model_of(choose_vectors(Experiment(tmp_path, "smollm2_test")))
 
 
-def test_the_streamed_text_of_a_batch_is_the_texts_own(experiments, embedded):
-    chosen, seen = choose_vectors(Experiment(experiments, "smollm2_test")), {0: [], 1: []}
+def test_the_streamed_text_of_a_batch_is_the_texts_own(small_experiments, small):
+    chosen, seen = choose_vectors(Experiment(small_experiments, "smollm2_test")), {0: [], 1: []}
     records = monitor_texts(
-        embedded, chosen, [asking("Hi"), asking("What is the capital of France?")], Sampling(8, 0.0),
+        small, chosen, [asking("Hi"), asking("What is the capital of France?")], Sampling(8, 0.0),
         on_token=lambda row, token, scores: seen[row].append(scores["evil"][0]),
     )  # fmt: skip
     assert [r.trait_scores["evil"] for r in records] == [seen[0], seen[1]]
