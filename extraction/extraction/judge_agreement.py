@@ -57,7 +57,7 @@ def warnings_about(report: Mapping[str, Any]) -> list[str]:
     elif auroc < LOW_AUROC:
         warnings.append(
             f"this judge cannot tell the sides apart (AUROC {auroc:.2f}): use another --judge_model with --judge_only, "
-            "or keep all responses with --judge_model none"
+            "or keep all scored responses with --threshold 0"
         )
     if contrast is not None and contrast < LOW_CONTRAST:
         warnings.append(

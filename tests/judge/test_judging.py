@@ -178,7 +178,7 @@ def test_a_judge_that_cannot_tell_the_sides_apart_is_called_out(judged, caplog):
     assert report["contrast"] == pytest.approx(0)
     assert report["kept"] == {"pos": 0, "neg": N}
     warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-    assert any("cannot tell the sides apart" in w and "--judge_model" in w for w in warnings)
+    assert any("cannot tell the sides apart" in w and "--judge_model" in w and "--threshold 0" in w for w in warnings)
     assert any("contrast is low" in w and "--threshold 60" in w and "probe" in w for w in warnings)
 
 
