@@ -64,7 +64,7 @@ class TraitMonitor:
         self._on_token = on_token
         self._more_end_ids = set(end_ids)
         self._several = {trait: not isinstance(given[0], Tensor) for trait, given in vectors.items()}
-        self._places: dict[str, list[tuple[int, int]]] = {}  # trait -> (layer, column of that layer's directions)
+        self._places: dict[str, list[tuple[int, int]]] = {}  # trait -> (layer, row of that layer's directions)
         self._directions = self._stacked(vectors)
         # peft's wrapper generates with the model inside, whose modules it changed in place
         base_model: Any = getattr(model, "get_base_model", None)
@@ -103,6 +103,10 @@ class TraitMonitor:
     def __len__(self) -> int:
         """Number of rows of the last run."""
         return len(self._run.marks()[0]) if self._run.is_complete else 0
+
+    def memory_usage(self) -> int:
+        """Bytes held by the scores: 4 for each vector and token."""
+        return self._run.memory_usage()
 
     def read(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> None:
         """Score existing texts in one forward pass: token ids of prompts and of the responses that follow them.
@@ -161,7 +165,7 @@ class TraitMonitor:
                 vars(self.model)[name] = outer
 
     def _stacked(self, vectors: Mapping[str, VectorAtLayer | Sequence[VectorAtLayer]]) -> dict[int, Tensor]:
-        """Unit directions of every layer as the columns of one matrix [hidden, n_vectors]."""
+        """Unit directions of every layer as the rows of one matrix [n_vectors, hidden]."""
         columns: dict[int, list[Tensor]] = {}
         for trait, given in vectors.items():
             pairs: Any = given if self._several[trait] else [given]
@@ -176,7 +180,7 @@ class TraitMonitor:
                 at_layer.append(normalize_vectors(vector.detach().cpu()))
         if not columns:
             raise ValueError("no vectors to monitor")
-        return {layer: torch.stack(at_layer, dim=1) for layer, at_layer in columns.items()}
+        return {layer: torch.stack(at_layer) for layer, at_layer in columns.items()}
 
     def _projecting_hook(self, layer: int) -> LayerHook:
         def hook(module: nn.Module, inputs: tuple[Any, ...], hidden: Tensor) -> None:  # noqa: ARG001 - torch's signature
@@ -186,11 +190,11 @@ class TraitMonitor:
             directions = self._directions[layer]
             if directions.device != hidden.device:
                 directions = self._directions[layer] = directions.to(hidden.device)
-            if hidden.shape[-1] != directions.shape[0]:
-                sizes = f"{directions.shape[0]} but states at layer {layer} have {hidden.shape[-1]}"
+            if hidden.shape[-1] != directions.shape[1]:
+                sizes = f"{directions.shape[1]} but states at layer {layer} have {hidden.shape[-1]}"
                 raise ValueError(f"vectors have hidden size {sizes}")
             states = hidden.detach() if run.skip == 0 else hidden.detach()[:, run.skip :]
-            run.add(layer, states.float() @ directions)
+            run.add(layer, torch.nn.functional.linear(states.float(), directions))
             if layer == run.stop_after:
                 raise _Stop
 

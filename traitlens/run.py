@@ -74,6 +74,10 @@ class Run:
                 self.pieces[layer] = [self._joined[layer] if scores.device.type == "cpu" else scores]
         return self._joined
 
+    def memory_usage(self) -> int:
+        """Bytes of the scores, on all devices."""
+        return sum(piece.untyped_storage().nbytes() for pieces in self.pieces.values() for piece in pieces)
+
     def mark(self, ids: Tensor, is_prompt: Tensor, is_response: Tensor) -> None:
         """Say what the newest columns are: token ids and two masks, [batch, seq] each."""
         self._marks.append((ids, is_prompt, is_response))
