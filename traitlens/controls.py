@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from traitlens.cross_validation import comparable, cross_validate
+from traitlens.cross_validation import cross_validate
 from traitlens.evaluation import auroc
 from traitlens.folds import Folds
 from traitlens.methods import ExtractionMethod
@@ -70,15 +70,19 @@ def shuffled_labels(
 
 
 def _held_out(features: Tensor, labels: Tensor, folds: Folds) -> Tensor:
-    """Comparable held-out scores of every column: float64 [n, k]."""
+    """Held-out scores of every column: float64 [n, k], centred and turned by training examples, in their deviations.
+
+    ``comparable`` would divide by the distance of the class means, which nothing keeps away from zero here.
+    """
     scores = torch.full_like(features, torch.nan, dtype=torch.float64)
     for cell in folds.cells:
         train = folds.train(folds.exclusion(cell))
         if bool(labels[train].any()) and not bool(labels[train].all()):
+            pos, neg = features[train & labels].mean(dim=0), features[train & ~labels].mean(dim=0)
+            spread = features[train].std(dim=0).clamp_min(1e-30)
             test = folds.test(cell)
-            scores[test] = comparable(features, labels, train)[test]
-    # Equal class means in training leave a feature without a sign: it says nothing, which is a tie.
-    return torch.where(scores.isinf(), 0.0, scores)
+            scores[test] = ((features - (pos + neg) / 2) / spread * (pos - neg).sign())[test]
+    return scores
 
 
 def _chance(scores: list[Tensor], labels: list[Tensor]) -> Chance | None:

@@ -82,7 +82,10 @@ def comparable(scores: Tensor, labels: Tensor, train: Tensor) -> Tensor:
         train: bool [n], the examples that may be looked at.
     """
     pos, neg = scores[train & labels].mean(dim=0), scores[train & ~labels].mean(dim=0)
-    return (scores - (pos + neg) / 2) / (pos - neg)
+    centred, distance = scores - (pos + neg) / 2, pos - neg
+    # Class means that differ by rounding alone leave no sign to learn: all examples tie.
+    learned = distance.abs() > 1e-12 * centred.abs().amax(dim=0)
+    return torch.where(learned, centred / torch.where(learned, distance, 1.0), 0.0)
 
 
 @dataclass(frozen=True)

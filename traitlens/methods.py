@@ -87,7 +87,7 @@ class ProbeMethod(ExtractionMethod):
     Args:
         C: inverse strength of the L2 penalty, as in scikit-learn. Standardised activations have squared norms near
             ``hidden``, so 0.1 is already a weak penalty; small values move towards the standardised mean difference.
-            Held-out AUROC is flat from 0.01 to 10 on real responses of a small model.
+            Held-out AUROC on the starter traits is flat from 0.03 to 1, and falls below 0.01.
     """
 
     name = "probe"
@@ -166,12 +166,13 @@ class GradientMethod(ExtractionMethod):
     Args:
         num_steps: steps of Adam.
         lr: its step size, relative to the unit-length direction.
-        shrinkage: 0 keeps the sample variance, 1 replaces it by the average variance.
+        shrinkage: 0 keeps the sample variance, 1 replaces it by the average variance. Held-out AUROC on the starter
+            traits is flat from 0.2 to 0.5.
     """
 
     name = "gradient"
 
-    def __init__(self, num_steps: int = 100, lr: float = 0.01, shrinkage: float = 0.1) -> None:
+    def __init__(self, num_steps: int = 100, lr: float = 0.01, shrinkage: float = 0.3) -> None:
         self.num_steps = num_steps
         self.lr = lr
         self.shrinkage = shrinkage

@@ -83,7 +83,8 @@ class ContrastSpan:
     def to_weights(self, directions: Tensor) -> Tensor:
         """Weights [rank, ...] that order the examples as projections on ``directions`` [hidden, ...] do."""
         scale = self._scale * (self._inverse_scale > 0)
-        return self._basis.T @ (directions.to(torch.float64).T * scale).T
+        columns = directions.to(torch.float64).reshape(len(scale), -1)
+        return (self._basis.T @ (scale[:, None] * columns)).reshape(-1, *directions.shape[1:])
 
     def mean_difference_weights(self) -> Tensor:
         """Weights [rank] of the mean difference of the raw, unstandardised activations."""

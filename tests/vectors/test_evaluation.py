@@ -1,0 +1,107 @@
+"""Figures and intervals against independent definitions and against simulation."""
+
+import math
+from statistics import NormalDist
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from traitlens import auroc, auroc_difference, auroc_interval, evaluate
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40))
+def test_auroc_agrees_with_scikit_learn_ties_included(rows):
+    scores, labels = torch.tensor([float(s) for s, _ in rows]), torch.tensor([y for _, y in rows])
+    if labels.all() or not labels.any():
+        with pytest.raises(ValueError, match="both classes"):
+            auroc(scores, labels)
+    else:
+        assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
+
+
+def test_unknown_scores_are_left_out():
+    scores, labels = torch.tensor([1.0, math.nan, 0.0, math.nan]), torch.tensor([True, True, False, False])
+    assert auroc(scores, labels) == 1
+    metrics = evaluate(scores, labels, [torch.arange(4)])
+    assert (metrics.n_pos, metrics.n_neg) == (1, 1)
+
+
+def test_figures_of_a_hand_made_case():
+    scores = torch.tensor([2.0, 1.0, -0.5, 3.0, -1.0, -2.0, 0.5, -3.0])
+    labels = torch.tensor([True] * 4 + [False] * 4)
+    metrics = evaluate(scores, labels, [torch.arange(8)])
+    assert metrics.auroc.value == pytest.approx(15 / 16)
+    assert metrics.accuracy == pytest.approx(0.75)
+    assert metrics.recall_at_1_fpr == pytest.approx(0.75)  # above every negative: fewer than 100 leave none to spare
+    assert metrics.cohens_d == pytest.approx((1.375 + 1.375) / (2 * 6.6875 * 3 / (6 * 3)) ** 0.5, rel=0.2)
+
+
+def test_recall_allows_one_false_positive_in_a_hundred():
+    neg = torch.arange(200.0)
+    pos = torch.tensor([198.5, 197.5, 197.0, 500.0])
+    scores, labels = torch.cat([pos, neg]), torch.arange(204) < 4
+    assert evaluate(scores, labels, [torch.arange(204)]).recall_at_1_fpr == 0.75  # 199 and 198 may be exceeded by none
+
+
+def _simulated(generator, n_questions=24, n_instructions=1, per_cell=1, separation=1.5):
+    """Scores with effects that questions (and instructions) share; the AUROC of the population is known."""
+    question_effect = 0.5 * torch.randn(n_questions, 2, generator=generator)
+    instruction_effect = 0.3 * torch.randn(n_instructions, 2, generator=generator) * (n_instructions > 1)
+    scores, labels, questions, instructions = [], [], [], []
+    for question in range(n_questions):
+        for instruction in range(n_instructions):
+            for side in (0, 1):
+                for _ in range(per_cell):
+                    effect = question_effect[question, side] + instruction_effect[instruction, side]
+                    noise = torch.randn((), generator=generator)
+                    scores.append(float(side * separation + effect + noise))
+                    labels.append(bool(side))
+                    questions.append(question)
+                    instructions.append(instruction)
+    variance = 2 * (1 + 0.25 + (0.09 if n_instructions > 1 else 0))
+    truth = NormalDist().cdf(separation / math.sqrt(variance))
+    return torch.tensor(scores), torch.tensor(labels), [torch.tensor(questions), torch.tensor(instructions)], truth
+
+
+def test_the_interval_covers_the_truth_in_90_to_98_percent_of_200_simulations():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(200):
+        scores, labels, clusters, truth = _simulated(generator, per_cell=4)
+        interval = auroc_interval(scores, labels, clusters[:1], n_bootstrap=300)
+        covered += interval.low <= truth <= interval.high
+    assert 0.90 <= covered / 200 <= 0.98
+
+
+def test_resampling_responses_instead_of_questions_would_be_too_sure_of_itself():
+    scores, labels, clusters, _ = _simulated(torch.Generator().manual_seed(3), per_cell=8)
+    by_question = auroc_interval(scores, labels, clusters[:1])
+    by_response = auroc_interval(scores, labels, [torch.arange(len(scores))])
+    assert by_question.high - by_question.low > 1.2 * (by_response.high - by_response.low)
+
+
+def test_crossed_clusters_widen_the_interval():
+    scores, labels, clusters, _ = _simulated(torch.Generator().manual_seed(0), n_instructions=5)
+    questions, both = auroc_interval(scores, labels, clusters[:1]), auroc_interval(scores, labels, clusters)
+    assert both.high - both.low > questions.high - questions.low
+
+
+def test_a_perfect_separation_is_not_claimed_to_be_certain():
+    labels = torch.arange(40) < 20
+    interval = auroc_interval(labels.double(), labels, [torch.arange(40) % 20])
+    assert interval.value == interval.high == 1
+    assert 0.8 < interval.low < 0.9  # 20 clear questions: 1 - 0.025 ** (1 / 20) is 0.17
+
+
+def test_the_difference_is_paired():
+    scores, labels, clusters, _ = _simulated(torch.Generator().manual_seed(0))
+    nearly = scores + 0.01 * torch.randn(len(scores), generator=torch.Generator().manual_seed(1))
+    difference = auroc_difference(scores, nearly, labels, clusters[:1])
+    alone = auroc_interval(scores, labels, clusters[:1])
+    assert difference.low <= 0 <= difference.high
+    assert difference.high - difference.low < 0.2 * (alone.high - alone.low)
+    same = auroc_difference(scores, scores, labels, clusters[:1])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
