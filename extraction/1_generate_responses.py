@@ -32,8 +32,8 @@ def generate_responses(
 ) -> None:
     """Generate responses with and against each trait's instructions, and score them 0-100.
 
-    Needs experiments/EXPERIMENT/TRAIT/trait_definition.json. Writes responses/{pos,neg,neutral}.csv and metadata.json beside
-    it. An interrupted run continues where it stopped and ends with the same files.
+    Needs experiments/EXPERIMENT/TRAIT/trait_definition.json. Writes responses/{pos,neg,neutral}.csv and metadata.json
+    beside it. An interrupted run continues where it stopped and ends with the same files.
 
     Args:
         experiment: name of the experiment; gemma_2b_*, llama_8b_* and smollm2_* name their model.
@@ -47,7 +47,8 @@ def generate_responses(
         judge_concurrency: requests to the judge at once.
         judge_samples: numeric answers to average where a judge gives no log-probabilities.
         judge_only: score the responses that are there; generate nothing.
-        threshold: score that a positive response must reach, and a negative one's mirror (default 50); nothing is dropped.
+        threshold: score that a positive response must reach, and a negative one's mirror (default 50); nothing is
+            dropped.
         n_questions: only the first so many questions.
         n_instructions: only the first so many instruction pairs.
         max_new_tokens: longest response, in tokens.
@@ -65,6 +66,7 @@ def generate_responses(
     from extraction.judging import JudgeSettings
     from extraction.responses import GenerationSettings
     from extraction.stages import run_stage_1
+
     from utils.generation import Sampling
 
     run_stage_1(

@@ -27,8 +27,9 @@ def extract_activations(
 ) -> None:
     """Capture each response's mean activation at every layer.
 
-    Needs the responses of stage 1. Writes experiments/EXPERIMENT/TRAIT/activations/. An interrupted run continues where it
-    stopped. Several processes split the work: torchrun --nproc_per_node N extraction/2_extract_activations.py ...
+    Needs the responses of stage 1. Writes experiments/EXPERIMENT/TRAIT/activations/. An interrupted run continues
+    where it stopped. Several processes split the work: torchrun --nproc_per_node N extraction/2_extract_activations.py
+    ...
 
     Args:
         experiment: name of the experiment.
@@ -42,7 +43,8 @@ def extract_activations(
         batch_size: at most this many responses at once.
         batch_tokens: at most this many tokens at once, padding included.
         neutral_tokens: keep this many single token states of neutral responses, for thresholds.
-        store_dtype: precision of the files; by default float16, or bfloat16 for a model whose activations need its range.
+        store_dtype: precision of the files; by default float16, or bfloat16 for a model whose activations need its
+            range.
         device: cpu, cuda, cuda:1, mps, or auto to spread the model over all GPUs.
         dtype: float32, float16 or bfloat16; by default the checkpoint's own.
         revision: Hub branch, tag or commit of the model.

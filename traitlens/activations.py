@@ -86,8 +86,8 @@ def read_layers(
 ) -> Tensor:
     """What ``reduce`` makes of the residual stream at each of ``layers``, in one forward pass.
 
-    Reducing happens inside the hook, so no full sequence of states outlives its block. The pass ends at the deepest layer
-    asked for: no later block and no LM head is computed.
+    Reducing happens inside the hook, so no full sequence of states outlives its block. The pass ends at the deepest
+    layer asked for: no later block and no LM head is computed.
 
     Args:
         model: any decoder-only model that takes ``input_ids`` and ``attention_mask``.

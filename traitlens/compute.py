@@ -31,7 +31,8 @@ def projection(activations: Tensor, vector: Tensor) -> Tensor:
     norm = direction.norm()
     if not norm > 0:
         raise ValueError(f"cannot project activations {list(activations.shape)} on a zero vector {list(vector.shape)}")
-    return activations.float() @ (direction / norm)
+    scores: Tensor = activations.float() @ (direction / norm)
+    return scores
 
 
 def mean_difference(pos: Tensor, neg: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def compute_derivative(trajectory: Tensor, dim: int = 0) -> Tensor:
     """First difference along the tokens, x[t+1] - x[t]: one value fewer than tokens, per token as the unit of time.
 
     Args:
-        trajectory: [n_tokens, ...] (tokens along ``dim``), upcast to float32.
+        trajectory: [n_tokens, ...], upcast to float32.
+        dim: the dimension of the tokens.
 
     >>> compute_derivative(torch.tensor([0.0, 2.0, 3.0]))
     tensor([2., 1.])
@@ -110,4 +112,5 @@ def normalize_vectors(vectors: Tensor) -> Tensor:
     if not bool((largest > 0).all()):
         raise ValueError(f"cannot normalise a zero vector among {list(vectors.shape)}")
     scaled = vectors / largest
-    return scaled / scaled.norm(dim=-1, keepdim=True)
+    unit: Tensor = scaled / scaled.norm(dim=-1, keepdim=True)
+    return unit

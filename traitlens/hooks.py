@@ -44,7 +44,8 @@ class HookManager:
     def add_layer_hook(self, layer: int, hook: LayerHook) -> None:
         """Call ``hook(module, inputs, hidden)`` with layer ``layer``'s residual stream [batch, seq, hidden].
 
-        ``hidden`` is always the bare tensor, whatever the block returns. A tensor that the hook returns takes its place.
+        ``hidden`` is always the bare tensor, whatever the block returns. A tensor that the hook returns takes its
+        place.
 
         Raises:
             ValueError: the model has no such layer.
@@ -73,7 +74,7 @@ class HookManager:
         self.remove_all()
 
     def _module(self, path: str) -> nn.Module:
-        modules = dict(self.model.named_modules())
+        modules: dict[str, nn.Module] = dict(self.model.named_modules())
         if path in modules:
             return modules[path]
         near = difflib.get_close_matches(path, modules, n=3, cutoff=0.5)

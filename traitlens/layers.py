@@ -62,7 +62,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 def _n_hidden_layers(model: nn.Module) -> int | None:
     config = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     value = getattr(text_config, "num_hidden_layers", None)
     return value if isinstance(value, int) else None
 

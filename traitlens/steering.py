@@ -79,8 +79,8 @@ def dose_response(doses: Sequence[float], readouts: Tensor, *, resamples: int = 
 
     Args:
         doses: [n_doses], at least two different ones.
-        readouts: [n_prompts, n_doses]; NaN where a prompt has no readout at a dose. Prompts with fewer than two readouts
-            are left out.
+        readouts: [n_prompts, n_doses]; NaN where a prompt has no readout at a dose. Prompts with fewer than two are
+            left out.
         resamples: bootstrap resamples of prompts.
         seed: of the resampling.
 

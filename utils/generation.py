@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from utils.models import LoadedModel
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ def _enough_ended(end_ids: frozenset[int], batch: int) -> Any:
     import torch
     from transformers import StoppingCriteria
 
-    class EnoughEnded(StoppingCriteria):  # type: ignore[misc]
+    class EnoughEnded(StoppingCriteria):
         """True for all rows once half of them have ended; small batches are not worth the change."""
 
         def __init__(self) -> None:

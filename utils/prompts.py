@@ -26,9 +26,9 @@ class _Template:
 def format_prompt(tokenizer: Any, question: str, instruction: str = "") -> str:
     """The text that asks ``question`` under ``instruction``, up to where the answer begins.
 
-    The instruction goes into the system role, or before the question where the template has no such role (Gemma). A system
-    prompt that the template would add on its own (SmolLM2, Qwen 2.5) is left empty. A model without a template reads
-    ``Question: ...`` and ``Answer:`` lines.
+    The instruction goes into the system role, or before the question where the template has no such role (Gemma). A
+    system prompt that the template would add on its own (SmolLM2, Qwen 2.5) is left empty. A model without a template
+    reads ``Question: ...`` and ``Answer:`` lines.
     """
     messages = [{"role": "user", "content": question}]
     if instruction:

@@ -47,8 +47,8 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
     results = lab.results_dir / "quickstart.json"
     steps = [
         (
-            "Stage 1: the model answers a few questions under the traits' instructions. (A model this small follows them "
-            "loosely and judges poorly, so the vectors below come from the hand-made starter responses.)",
+            "Stage 1: the model answers a few questions under the traits' instructions. (A model this small follows "
+            "them loosely and judges poorly, so the vectors below come from the hand-made starter responses.)",
             ["extraction/1_generate_responses.py", "--traits", traits, "--n_questions", "4", "--n_instructions", "2",
              "--max_new_tokens", "80", "--judge_model", "local"],
         ),
@@ -62,7 +62,8 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
         ),
         (
             "Monitoring: every token of two answers on the best vector of each trait.",
-            ["experiments/examples/run_dynamics.py", "--prompts", PROMPTS, "--output", str(results.relative_to(REPOSITORY)),
+            ["experiments/examples/run_dynamics.py", "--prompts", PROMPTS,
+             "--output", str(results.relative_to(REPOSITORY)),
              "--max_new_tokens", "80", "--overwrite"],
         ),
     ]  # fmt: skip
@@ -77,8 +78,8 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
 
 def _summarise(experiment: str, results: Path) -> None:
     from utils.files import read_json
-    from utils.vectors import load_vector, read_summary
     from utils.store import Experiment
+    from utils.vectors import load_vector, read_summary
 
     logger.info("\nMade:")
     lab = Experiment(REPOSITORY / "experiments", experiment)
@@ -97,7 +98,8 @@ def _summarise(experiment: str, results: Path) -> None:
             for trait, scores in record["trait_scores"].items()
         )
         logger.info("  %r: mean centred score %s", record["prompt"], means)
-    logger.info("  %s\n  %s (open it in a browser)", results.relative_to(REPOSITORY), results.with_suffix(".html").relative_to(REPOSITORY))
+    shown = results.relative_to(REPOSITORY)
+    logger.info("  %s\n  %s (open it in a browser)", shown, shown.with_suffix(".html"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Stage 2: read every response with the model and keep its mean activation at every layer.
 
-Examples go through the model in batches of similar length under a token budget. Each batch's means are written to their rows
-of the file at once, so memory does not grow with the number of examples, and a run that was interrupted continues with the
-batches that are missing.
+Examples go through the model in batches of similar length under a token budget. Each batch's means are written to
+their rows of the file at once, so memory does not grow with the number of examples, and a run that was interrupted
+continues with the batches that are missing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extraction.distributed import Process
 from traitlens.activations import mean_over_tokens, read_layers
 from traitlens.layers import LAYER_CONVENTION, hook_point, n_layers
 from utils.activation_files import (
@@ -33,15 +34,14 @@ from utils.store import TraitFolder, responses_fingerprint
 from utils.tensor_file import RowWriter, StoredDtype
 from utils.versions import package_versions
 
-from extraction.distributed import Process
-
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
 POOLING = "mean over the response's own tokens, accumulated in float32"
-# Where means come near float16's largest number (65,504) its range is the risk and bfloat16's precision the lesser evil.
+# Where means come near float16's largest number (65,504) its range is the risk and bfloat16's precision the lesser
+# evil.
 _FLOAT16_SAFE = 16_384.0
 
 
@@ -84,7 +84,7 @@ def capture_activations(
     *,
     threshold: float | None = None,
     overwrite: bool = False,
-    progress: Callable[[int], object] = lambda n: None,
+    progress: Callable[[int], object] = int,
 ) -> ActivationsInfo:
     """Capture the activations of a trait's responses; returns how.
 
@@ -115,7 +115,7 @@ def capture_activations(
     for number, batch in process.mine(enumerate(batches)):
         if number not in done:
             part = [examples[i] for i in batch]
-            halving_on_out_of_memory(lambda part: [_read_and_write(part, loaded, info.layers, writers)], part)
+            halving_on_out_of_memory(lambda rows: _read_and_write(rows, loaded, info.layers, writers), part)
             for writer in writers.values():
                 writer.flush()
             append_jsonl(journal, [{"batch": number}])
@@ -215,7 +215,8 @@ def token_budget_batches(lengths: Sequence[int], batch_tokens: int, batch_size: 
 
 def _read_and_write(
     batch: Sequence[Example], loaded: LoadedModel, layers: Sequence[int], writers: dict[str, RowWriter]
-) -> None:
+) -> list[int]:
+    """Write a batch's means and kept tokens to their rows; returns the rows."""
     means, tokens = read_batch(batch, loaded, layers)
     for polarity in POLARITIES:
         rows = [i for i, e in enumerate(batch) if e.polarity == polarity]
@@ -226,6 +227,7 @@ def _read_and_write(
         indices = [e.first_kept + k for e in batch for k in range(len(e.kept_tokens))]
         _check_range(tokens, writers["neutral_tokens"].dtype)
         writers["neutral_tokens"].write(indices, tokens)
+    return [e.row for e in batch]
 
 
 def read_batch(batch: Sequence[Example], loaded: LoadedModel, layers: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ _INSTRUCTION = "Answer like a lighthouse keeper."
 _RESPONSES = (
     "Steam reaches a small metal strip, which bends and opens the switch.",
     "It listens.",
-    "Most kettles hold a bimetallic disc; as steam heats it, it snaps over and cuts the current, and the light goes out.",
+    "Most kettles hold a bimetallic disc; as steam heats it, it snaps over, cuts the current, and the light goes out.",
 )
 
 
@@ -129,7 +129,8 @@ def _batch_equals_single(loaded: LoadedModel) -> Finding:
     together = read_batch(examples, loaded, layers)[0]
     alone = torch.cat([read_batch([example], loaded, layers)[0] for example in examples])
     worst = max(_difference(together[:, layer], alone[:, layer]) for layer in layers)
-    return Finding("padded batch equals single rows", worst < _tolerance(loaded), f"largest relative difference {worst:.1e}")
+    holds = worst < _tolerance(loaded)
+    return Finding("padded batch equals single rows", holds, f"largest relative difference {worst:.1e}")
 
 
 def _left_padding_generates_as_single(loaded: LoadedModel) -> Finding:
@@ -148,7 +149,8 @@ def _left_padding_generates_as_single(loaded: LoadedModel) -> Finding:
             [loaded.model(input_ids=torch.tensor([row], device=loaded.device)).logits[:, -1].float() for row in rows]
         )
     worst = _difference(batch, single)
-    return Finding("left padding keeps next-token logits", worst < _tolerance(loaded), f"relative difference {worst:.1e}")
+    holds = worst < _tolerance(loaded)
+    return Finding("left padding keeps next-token logits", holds, f"relative difference {worst:.1e}")
 
 
 def _takes_positions(loaded: LoadedModel) -> bool:
@@ -189,12 +191,14 @@ def _seam_is_a_token_boundary(loaded: LoadedModel) -> Finding:
         for response in _RESPONSES
         if decode(prompt + encode_response(loaded.tokenizer, response))[len(decode(prompt)) :].strip() != response
     ]
-    return Finding("prompt and response join at the seam", not broken, f"{len(_RESPONSES) - len(broken)} of 3 responses")
+    joined = len(_RESPONSES) - len(broken)
+    return Finding("prompt and response join at the seam", not broken, f"{joined} of {len(_RESPONSES)} responses")
 
 
 def _end_of_turn_is_known(loaded: LoadedModel) -> Finding:
     ends = sorted(loaded.end_ids)
-    return Finding("end of turn is known", bool(ends), ", ".join(loaded.tokenizer.convert_ids_to_tokens(ends)) or "none")
+    names = loaded.tokenizer.convert_ids_to_tokens(ends)
+    return Finding("end of turn is known", bool(ends), ", ".join(names) or "none")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.errors import UserError
-
 from extraction.distributed import Process
+from utils.errors import UserError
 
 logger = logging.getLogger("traitlens")
 
@@ -25,9 +24,9 @@ logger = logging.getLogger("traitlens")
 def run_command(command: Callable[..., object], argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``command`` with the flags in ``argv`` through fire, and end the process.
 
-    Flags are parsed by the annotations of the function's parameters: ``str`` as typed on the command line (fire alone would
-    turn ``2025_11_20`` into a number and ``a # b`` into ``a``), ``list[str]`` and ``list[int]`` split at commas. Exit
-    status 0 when it went well, 1 with one line on standard error for a foreseeable mistake, 130 after Ctrl-C.
+    Flags are parsed by the annotations of the function's parameters: ``str`` as typed on the command line (fire alone
+    would turn ``2025_11_20`` into a number and ``a # b`` into ``a``), ``list[str]`` and ``list[int]`` split at commas.
+    Exit status 0 when it went well, 1 with one line on standard error for a foreseeable mistake, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -35,7 +34,7 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
     except ModuleNotFoundError as error:
         _fail(f"the package {error.name!r} is missing. Run: pip install -e .")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "httpcore", "openai", "anthropic", "urllib3", "filelock", "asyncio"):
+    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "urllib3", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         parsers, script = _parsers(command), Path(sys.argv[0]).name
@@ -69,7 +68,11 @@ def _returning_nothing(command: Callable[..., object]) -> Callable[..., None]:
 
 
 def _normalised(arguments: Sequence[str], signature: inspect.Signature) -> list[str]:
-    """The arguments as ``--name=value`` each, which leaves fire nothing to guess; raises UserError for what fits no flag."""
+    """The arguments as ``--name=value`` each, which leaves fire nothing to guess.
+
+    Raises:
+        UserError: an argument fits no flag.
+    """
     flags: dict[str, str] = {}
     rest = list(arguments)
     while rest:
@@ -94,7 +97,7 @@ def _normalised(arguments: Sequence[str], signature: inspect.Signature) -> list[
 
 
 def _flag_name(written: str, signature: inspect.Signature) -> str:
-    """The parameter that a flag as typed stands for: ``--batch-size``, ``--batch_size``, ``--nooverwrite`` or ``-b``."""
+    """The parameter that a flag stands for: ``--batch-size``, ``--batch_size``, ``--nooverwrite`` or ``-b``."""
     names = list(signature.parameters)
     name = written.lstrip("-").replace("-", "_")
     if not written.startswith("--"):
@@ -175,7 +178,7 @@ def for_each_trait(names: Sequence[str], work: Callable[[int], object], *, stop_
                 raise
             failures.append((name, error))
             if len(names) > 1:
-                logger.error("%s: %s", name, error)
+                logger.error("%s: %s", name, error)  # noqa: TRY400 - the user's mistake, not ours: no traceback
     if len(failures) == 1 and len(names) == 1:
         raise failures[0][1]
     if failures:

@@ -53,8 +53,8 @@ def this_process(device: str | None) -> Process:
     state = PartialState(cpu=on_cpu)
     if state.num_processes != _world_size():
         raise UserError(
-            f"the launch has {_world_size()} processes but {state.num_processes} joined: every one would do all the work. "
-            "Launch with torchrun --nproc_per_node N or accelerate launch --num_processes N"
+            f"the launch has {_world_size()} processes but {state.num_processes} joined: every one would do all the "
+            "work. Launch with torchrun --nproc_per_node N or accelerate launch --num_processes N"
         )
     return Process(state.process_index, state.num_processes, "cpu" if on_cpu else str(state.device), state)
 

@@ -24,7 +24,7 @@ def read_gold_set() -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def judge_gold(  # noqa: PLR0917 - its arguments are flags
+def judge_gold(
     judge_model: str | None = None,
     judge_base_url: str | None = None,
     judge_concurrency: int = 20,

@@ -1,8 +1,8 @@
 """Stage 1: ask the trait's questions under its instructions and keep the answers.
 
-Every trait has one plan: each question under each instruction of each side, and once without any for neutral text. The plan
-is cut into batches of prompts of similar length, each with a seed of its own. Finished batches go to a journal, so that a run
-that was interrupted continues with the batches that are missing and ends with the same files.
+Every trait has one plan: each question under each instruction of each side, and once without any for neutral text. The
+plan is cut into batches of prompts of similar length, each with a seed of its own. Finished batches go to a journal,
+so that a run that was interrupted continues with the batches that are missing and ends with the same files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from extraction.distributed import Process
 from utils.errors import UserError
 from utils.files import append_jsonl, read_jsonl, sha256_of_texts
 from utils.generation import Generated, Sampling, derived_seed, generate_batch, halving_on_out_of_memory
@@ -19,8 +20,6 @@ from utils.models import LoadedModel
 from utils.prompts import encode_prompt, format_prompt, template_hash
 from utils.records import POLARITIES, Polarity, Response, TraitDefinition
 from utils.store import TraitFolder
-
-from extraction.distributed import Process
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class GenerationSettings:
 
 
 def plan(definition: TraitDefinition, settings: GenerationSettings) -> list[Ask]:
-    """All responses to make, side by side in the order of the files: instruction by instruction, question by question."""
+    """All responses to make, side by side in the order of the files: by instruction, then by question."""
     questions = definition.questions[: settings.n_questions]
     pairs = definition.instruction[: settings.n_instructions]
     instructions: dict[Polarity, list[str]] = {
@@ -188,7 +187,7 @@ def write_generated(folder: TraitFolder, definition: TraitDefinition, settings: 
     missing = [ask for ask in asks if (ask.polarity, ask.row) not in done]
     if missing:
         raise UserError(f"{folder.trait}: {len(missing)} of {len(asks)} responses are missing; run again to continue")
-    counts = {}
+    counts: dict[str, int] = {}
     for polarity in POLARITIES:
         responses = [done[polarity, ask.row] for ask in asks if ask.polarity == polarity]
         folder.write_responses(polarity, responses)

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from extraction.distributed import Process
+from extraction.responses import JOURNAL, Ask, GenerationSettings, finished_rows, plan
 from utils.config import get_credential
 from utils.errors import UserError
 from utils.files import append_jsonl
 from utils.generation import Sampling, derived_seed
 from utils.records import Response, TraitDefinition
 from utils.store import TraitFolder
-
-from extraction.distributed import Process
-from extraction.responses import JOURNAL, Ask, GenerationSettings, finished_rows, plan
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

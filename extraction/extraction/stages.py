@@ -1,4 +1,4 @@
-"""What the commands of stages 1 and 2 do: choose traits, load one model, go through the traits, say where results are."""
+"""What the commands of stages 1 and 2 do: choose traits, load one model, go through the traits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-from utils.config import load_credentials
-from utils.errors import UserError
-from utils.generation import Sampling
-from utils.models import LoadedModel, load_model, model_of_experiment
-from utils.records import DEFAULT_THRESHOLD, POLARITIES, Context, TraitDefinition
-from utils.store import Experiment, TraitFolder
-from utils.tensor_file import StoredDtype
-from utils.versions import package_versions
 
 from extraction.activations import CaptureSettings, capture_activations
 from extraction.cli import check_range, for_each_trait, progress_bar, trait_names
@@ -34,6 +25,13 @@ from extraction.responses import (
     write_generated,
 )
 from extraction.serving import Server, generate_through_server
+from utils.config import load_credentials
+from utils.errors import UserError
+from utils.models import LoadedModel, load_model, model_of_experiment
+from utils.records import DEFAULT_THRESHOLD, POLARITIES, Context, TraitDefinition
+from utils.store import Experiment, TraitFolder
+from utils.tensor_file import StoredDtype
+from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)
 

@@ -42,7 +42,14 @@ def lab(tmp_path):
 
 def script(name, *arguments, lab, launcher=(), check=True, **options):
     """Run a numbered command as a user would, from the folder above ``experiments``."""
-    command = [sys.executable, *launcher, str(ROOT / "extraction" / name), "--experiment", lab.name, *map(str, arguments)]
+    command = [
+        sys.executable,
+        *launcher,
+        str(ROOT / "extraction" / name),
+        "--experiment",
+        lab.name,
+        *map(str, arguments),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         environment.pop(key, None)

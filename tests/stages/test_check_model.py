@@ -3,6 +3,7 @@ import sys
 
 import pytest
 from extraction.check_model import check_loaded
+
 from tests.conftest import ARCHITECTURES, small_model
 from tests.tiny_tokenizer import tiny_tokenizer
 from utils.models import LoadedModel
@@ -27,7 +28,11 @@ def _failing(loaded):
 def test_a_model_that_ignores_its_attention_mask_is_found_out():
     model = small_model("gpt2")
     original = model.forward
-    model.forward = lambda *args, attention_mask=None, **kwargs: original(*args, **kwargs)
+
+    def deaf(*args, attention_mask=None, **kwargs):
+        return original(*args, **kwargs)
+
+    model.forward = deaf
     loaded = LoadedModel(model, tiny_tokenizer(), "deaf", "deaf", None)
     assert "left padding keeps next-token logits" in _failing(loaded)
 

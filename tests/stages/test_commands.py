@@ -31,7 +31,11 @@ def generate(lab, tiny_model_folder):
 
 
 def _files(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock"}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != ".lock"
+    }
 
 
 def test_stage_1_writes_every_question_under_every_instruction_and_the_neutral_ones(lab, generate):
@@ -82,7 +86,9 @@ def _killed_at_random_moments_until_done(run, how_often, longest):
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_killed_at_any_moment_a_stage_ends_with_the_files_of_an_uninterrupted_run(stage, lab, generate, tiny_model_folder):
+def test_killed_at_any_moment_a_stage_ends_with_the_files_of_an_uninterrupted_run(
+    stage, lab, generate, tiny_model_folder
+):
     """In this process's children, forked after the imports, so that the kills fall into the work and not the start-up."""
     code = f"""
 import os, sys, time
@@ -96,15 +102,35 @@ import runpy
 print("ready", flush=True)
 runpy.run_path(path, run_name="__main__")
 """
-    arguments = ["--experiment", lab.name, "--trait", "alpha", "--device", "cpu", "--experiments_dir", str(lab.experiments_dir)]
+    arguments = [
+        "--experiment",
+        lab.name,
+        "--trait",
+        "alpha",
+        "--device",
+        "cpu",
+        "--experiments_dir",
+        str(lab.experiments_dir),
+    ]
     if stage == 1:
-        arguments += ["--gen_model", str(tiny_model_folder), "--judge_model", "none", "--max_new_tokens", "60", "--batch_size", "2"]
+        arguments += [
+            "--gen_model",
+            str(tiny_model_folder),
+            "--judge_model",
+            "none",
+            "--max_new_tokens",
+            "60",
+            "--batch_size",
+            "2",
+        ]
     else:
         generate("--trait", "alpha")
         arguments += ["--batch_size", "1"]
 
     def run():
-        process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         process.stdout.readline()
         return process
 
@@ -139,7 +165,9 @@ def test_two_processes_write_what_one_writes(lab, generate, tiny_model_folder):
     assert "--device auto spreads one model over all GPUs and takes one process" in refused.stderr
 
 
-def test_activations_are_the_mean_over_the_responses_own_tokens_under_the_question_alone(lab, generate, tiny_model_folder):
+def test_activations_are_the_mean_over_the_responses_own_tokens_under_the_question_alone(
+    lab, generate, tiny_model_folder
+):
     from traitlens import mean_activations
     from utils.models import load_model
     from utils.prompts import encode_prompt, encode_response, format_prompt
@@ -227,7 +255,9 @@ def test_a_definition_without_answer_is_refused_before_anything_is_generated(lab
 def test_stage_2_without_responses_names_the_command_that_makes_them(lab):
     refused = script(STAGE_2, "--trait", "alpha", lab=lab, check=False)
     assert refused.returncode == 1
-    assert "responses/pos.csv not found. Run: python extraction/1_generate_responses.py --experiment exp" in refused.stderr
+    assert (
+        "responses/pos.csv not found. Run: python extraction/1_generate_responses.py --experiment exp" in refused.stderr
+    )
 
 
 def test_changed_responses_are_not_taken_for_those_that_were_captured(lab, generate):

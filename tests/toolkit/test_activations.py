@@ -91,9 +91,14 @@ def test_no_hook_is_left_after_a_capture_or_an_error():
     model = small_model("llama")
     _, input_ids, mask = _batch("right")
     mean_activations(model, input_ids, mask, mask.bool(), range(5))
-    with pytest.raises(RuntimeError), HookManager(model) as hooks:
-        hooks.add_layer_hook(3, lambda *_: (_ for _ in ()).throw(RuntimeError("in a hook")))
-        model(input_ids)
+
+    def failing(module, inputs, hidden):
+        raise RuntimeError("in a hook")
+
+    with HookManager(model) as hooks:
+        hooks.add_layer_hook(3, failing)
+        with pytest.raises(RuntimeError, match="in a hook"), hooks:
+            model(input_ids)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 

@@ -17,7 +17,7 @@ def test_a_layer_above_zero_is_the_output_of_the_block_before_it():
 
 
 def test_layer_zero_has_no_module_whose_output_it_is():
-    with pytest.raises(ValueError, match="input of model.layers.0"):
+    with pytest.raises(ValueError, match=r"input of model\.layers\.0"):
         layer_path(small_model("llama"), 0)
 
 

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 
@@ -39,10 +41,9 @@ def test_steering_ends_with_the_block_to_the_last_bit_also_after_an_error(any_mo
     _, before = _states(any_model, 2)
     _, steered = _states(any_model, 2, vector)
     assert not torch.equal(before, steered)
-    with pytest.raises(RuntimeError, match="user"):  # noqa: PT012 - the error is to come after the hook
-        with HookManager(any_model) as hooks:
-            add_steering_hook(hooks, vector, 2)
-            raise RuntimeError("user")
+    with contextlib.suppress(KeyboardInterrupt), HookManager(any_model) as hooks:
+        add_steering_hook(hooks, vector, 2)
+        raise KeyboardInterrupt
     assert torch.equal(_states(any_model, 2)[1], before)
 
 

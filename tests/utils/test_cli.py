@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-
 from extraction.cli import for_each_trait, run_command
+
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,9 +103,10 @@ def test_help_answers_in_under_a_second_and_names_every_flag(script):
     assert result.returncode == 0
     assert "--experiments_dir" in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
-    modules = (
-        "import sys; sys.argv=['x','--help']; import runpy\ntry: runpy.run_path(r'%s', run_name='__main__')\n" % script
+    probe = (
+        "import sys, runpy\nsys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        "except SystemExit: pass\nassert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
     )
-    probe = modules + "except SystemExit: pass\nassert not {'torch','transformers','pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
     assert took < 3  # under a second on an idle machine; the imports above are what decides it
