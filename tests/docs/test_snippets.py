@@ -141,6 +141,19 @@ def test_the_judge_block_gives_a_score(names, monkeypatch):
     assert names["score"] == 87
 
 
+def test_the_readmes_snippet_scores_every_new_token(embedded, monkeypatch, capsys):  # loads the same model itself
+    monkeypatch.chdir(pages.ROOT)
+    if not (pages.ROOT / "experiments" / "smollm2_135m" / "refusal" / "vectors" / "summary.csv").is_file():
+        pytest.skip("experiments/smollm2_135m has no vectors: run stages 2 and 3 on the starter corpus")
+    names = {}
+    for block in pages.blocks(pages.ROOT / "README.md", "python"):
+        run(block, names)
+    new = names["output"].shape[1] - len(names["prompt"])
+    ended = int(names["output"][0, -1]) in embedded.end_ids
+    assert len(names["monitor"].scores()["refusal"]) == new - ended > 0
+    assert "tensor(" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda p: str(p.relative_to(pages.ROOT)))
 def test_every_json_block_parses(page):
     for block in pages.blocks(page, "json"):
