@@ -1,0 +1,48 @@
+"""The committed vectors of the embedded model are what their command makes."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from traitlens import cosine_similarity
+from utils.store import Experiment
+from utils.vectors import available_vectors, load_vector, read_summary, read_vector
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = Experiment(ROOT / "experiments", "smollm2_135m")
+TRAITS = "corrigibility evil hallucinating overconfidence refusal sycophantic uncertainty verbosity".split()
+
+
+@pytest.mark.parametrize("trait", TRAITS)
+def test_every_trait_has_its_best_and_its_middle_layer_by_all_methods(trait):
+    best = load_vector("smollm2_135m", trait, experiments_dir=ROOT / "experiments")
+    assert (best.method, best.layer) == tuple(read_summary(COMMITTED.trait(trait))[0][k] for k in ("method", "layer"))
+    assert best.baseline is not None
+    assert best.thresholds["fpr_1"] > best.thresholds["fpr_5"]
+    have = set(available_vectors(COMMITTED.trait(trait)))
+    assert {(m, layer) for m in ("mean_diff", "probe", "ica", "gradient") for layer in (best.layer, 19)} <= have
+
+
+def test_the_commands_make_the_committed_vectors_again(tmp_path, embedded):
+    trait, layer = "refusal", load_vector("smollm2_135m", "refusal", experiments_dir=ROOT / "experiments").layer
+    shutil.copytree(ROOT / "experiments" / "starter" / trait, tmp_path / "starter" / trait)
+    shared = ["--experiment", "smollm2_135m", "--trait", trait, "--layers", str(layer), "--experiments_dir", str(tmp_path)]
+    for script, *flags in (
+        ["2_extract_activations.py", "--responses_from", "starter", "--device", "cpu"],
+        ["3_extract_vectors.py", "--methods", "mean_diff,probe"],
+    ):
+        command = [sys.executable, ROOT / "extraction" / script, *shared, *flags]
+        subprocess.run(command, check=True, capture_output=True)
+    again = Experiment(tmp_path, "smollm2_135m").trait(trait)
+    assert available_vectors(again) == [("mean_diff", layer), ("probe", layer)]
+    for method, _ in available_vectors(again):
+        made, committed = read_vector(again, method, layer), read_vector(COMMITTED.trait(trait), method, layer)
+        # Other processors round bfloat16 products otherwise; directions barely notice.
+        assert cosine_similarity(made.vector, committed.vector) > 0.995
+        assert made.vector.norm() == pytest.approx(committed.vector.norm(), rel=0.05)
+        assert made.vector.dtype == torch.float32
+        assert made.vector.shape == (576,)
