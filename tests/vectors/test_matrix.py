@@ -1,0 +1,99 @@
+"""Each trait's vector on each trait's responses."""
+
+import csv
+import logging
+
+import pytest
+import torch
+from extraction.vectors import FitSettings, extract_vectors
+from safetensors.torch import load_file, save_file
+
+from tests.vectors.conftest import write_trait
+from utils.activation_files import TENSOR, activations_path
+from utils.errors import UserError
+from utils.vectors import read_vector
+
+SETTINGS = FitSettings(methods=("mean_diff",), layers=(2,))
+
+
+def run(lab, *names):
+    return extract_vectors(lab.name, names, SETTINGS, lab.experiments_dir)
+
+
+def table(lab):
+    with lab.matrix_path.open() as file:
+        return {row["vector"]: row for row in csv.DictReader(file)}
+
+
+def turn(folder):
+    """Move the trait of a folder from the first feature to the second, which no other trait uses."""
+    for side in ("pos", "neg"):
+        states = load_file(activations_path(folder, side))[TENSOR]
+        save_file(
+            {TENSOR: states[..., [1, 0, *range(2, states.shape[-1])]].contiguous()}, activations_path(folder, side)
+        )
+
+
+def test_own_responses_are_read_and_those_of_an_unrelated_trait_are_not(lab, caplog):
+    write_trait(lab, "alpha", seed=1, strength=6.0)
+    turn(write_trait(lab, "beta", seed=2, strength=6.0))
+    result = run(lab)
+    rows = table(lab)
+    assert float(rows["alpha"]["auroc_alpha"]) == pytest.approx(result["alpha"].nested.value)
+    assert float(rows["alpha"]["auroc_beta"]) < 0.8
+    assert abs(float(rows["alpha"]["cosine_beta"])) < 0.4
+    assert float(rows["beta"]["cosine_beta"]) == pytest.approx(1)
+    assert "vector reads" not in caplog.text
+    assert lab.matrix_path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_traits_on_one_direction_are_told_to_be_confused(lab, caplog):
+    write_trait(lab, "alpha", seed=1, strength=6.0)
+    write_trait(lab, "beta", seed=2, strength=6.0)
+    run(lab)
+    rows = table(lab)
+    assert float(rows["alpha"]["auroc_beta"]) > 0.95
+    assert float(rows["alpha"]["cosine_beta"]) == pytest.approx(float(rows["beta"]["cosine_alpha"]))
+    assert "warning: the alpha vector reads beta responses at" in caplog.text
+
+
+def test_a_vector_that_reads_another_trait_backwards_is_told_too(lab, caplog):
+    write_trait(lab, "alpha", seed=1, strength=6.0)
+    write_trait(lab, "beta", seed=2, strength=-6.0)
+    run(lab)
+    assert "backwards" in caplog.text
+
+
+def test_the_off_diagonal_is_the_vector_on_the_other_trait(lab):
+    from traitlens import auroc, projection
+
+    folders = {name: write_trait(lab, name, seed=seed) for name, seed in (("alpha", 1), ("beta", 2))}
+    run(lab)
+    vector = read_vector(folders["alpha"], "mean_diff", 2).vector
+    states = [load_file(activations_path(folders["beta"], side))[TENSOR][:, 2] for side in ("pos", "neg")]
+    expected = auroc(projection(torch.cat(states), vector), torch.arange(40) < 20)
+    assert float(table(lab)["alpha"]["auroc_beta"]) == pytest.approx(expected)
+
+
+def test_one_trait_makes_no_matrix(lab):
+    write_trait(lab, "alpha")
+    run(lab, "alpha")
+    assert not lab.matrix_path.exists()
+
+
+def test_vectors_of_another_model_are_left_out(lab, caplog):
+    caplog.set_level(logging.INFO)
+    for name, model in (("alpha", "tiny"), ("beta", "tiny"), ("gamma", "another")):
+        write_trait(lab, name, model=model)
+    run(lab)
+    assert set(table(lab)) == {"alpha", "beta"}
+    assert "gamma is of another model (another)" in caplog.text
+
+
+def test_the_traits_that_went_well_are_compared_though_one_failed(lab):
+    for name, seed in (("alpha", 1), ("beta", 2), ("gamma", 3)):
+        folder = write_trait(lab, name, seed=seed)
+    activations_path(folder, "pos").unlink()
+    with pytest.raises(UserError, match="gamma"):
+        run(lab)
+    assert set(table(lab)) == {"alpha", "beta"}
