@@ -1,4 +1,6 @@
-"""Stage 2's forward passes against a bare backbone and against one text at a time, interleaved: python benchmarks/capture.py
+"""Stage 2's forward passes against a bare backbone and against one text at a time, interleaved.
+
+    python benchmarks/capture.py
 
 Figures are ratios of medians over five rounds in one process; every round times all variants in turn.
 """
@@ -11,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from extraction.activations import Example, read_batch, token_budget_batches
 from extraction.cli import run_command
+
 from traitlens import n_layers
 from utils.models import EMBEDDED_MODEL, LoadedModel, load_model
 from utils.prompts import encode_prompt, encode_response, format_prompt

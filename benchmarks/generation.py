@@ -1,6 +1,8 @@
-"""Stage 1's generation against a bare batched ``generate`` and against one prompt at a time: python benchmarks/generation.py
+"""Stage 1's generation against a bare batched ``generate`` and against one prompt at a time.
 
-Figures are ratios of medians over interleaved rounds in one process. One at a time is timed on a few prompts and scaled up.
+    python benchmarks/generation.py
+
+Figures are ratios over interleaved rounds in one process, per generated token; one at a time is timed on a few prompts.
 """
 
 from __future__ import annotations
@@ -8,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-
-from benchmarks.capture import report, timed
 from extraction.cli import run_command
 from extraction.responses import GenerationSettings, plan
+
+from benchmarks.capture import report, timed
 from utils.generation import Sampling, generate_batch, left_padded
 from utils.models import EMBEDDED_MODEL, load_model
 from utils.prompts import encode_prompt, format_prompt

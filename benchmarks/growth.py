@@ -1,7 +1,9 @@
-"""Peak memory of stage 2 against the number of examples, on a tiny random model: python benchmarks/growth.py
+"""Peak memory of stage 2 against the number of examples, on a tiny random model.
 
-Each size runs in a process of its own, whose peak resident memory the operating system reports. Memory-mapped pages of the
-growing file count as resident until the kernel wants them back, so the file's size stands beside.
+    python benchmarks/growth.py
+
+Each size runs in a process of its own, whose peak resident memory the operating system reports. Memory-mapped pages of
+the growing file count as resident until the kernel wants them back, so the file's size stands beside.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ def capture(n: int) -> None:
 
     from extraction.activations import CaptureSettings, capture_activations
     from extraction.distributed import Process
+
     from tests.conftest import small_model
     from tests.tiny_tokenizer import tiny_tokenizer
     from utils.models import LoadedModel

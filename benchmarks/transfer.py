@@ -1,7 +1,9 @@
-"""Do vectors trained on the starter corpus read another writer's texts? python benchmarks/transfer.py
+"""Do vectors trained on the starter corpus read another writer's texts?
 
-Projects the gold set (utils/gold_set.jsonl, written apart from the corpus) on each trait's best vector and prints the AUROC
-with a 95 % bootstrap interval, and the share of answers on the right side of the vector's own zero.
+    python benchmarks/transfer.py
+
+Projects the gold set (utils/gold_set.jsonl, written apart from the corpus) on each trait's best vector and prints the
+AUROC with a 95 % bootstrap interval, and the share of answers on the right side of the vector's own zero.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ import functools
 from pathlib import Path
 
 import torch
-
 from extraction.activations import Example, read_batch
 from extraction.cli import run_command
 from extraction.judge_gold import read_gold_set
+
 from traitlens import projection
 from traitlens.evaluation import auroc_interval
 from utils.models import LoadedModel, load_model

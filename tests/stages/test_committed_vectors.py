@@ -14,7 +14,16 @@ from utils.vectors import available_vectors, load_vector, read_summary, read_vec
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = Experiment(ROOT / "experiments", "smollm2_135m")
-TRAITS = "corrigibility evil hallucinating overconfidence refusal sycophantic uncertainty verbosity".split()
+TRAITS = [
+    "corrigibility",
+    "evil",
+    "hallucinating",
+    "overconfidence",
+    "refusal",
+    "sycophantic",
+    "uncertainty",
+    "verbosity",
+]
 
 
 @pytest.mark.parametrize("trait", TRAITS)
@@ -30,7 +39,16 @@ def test_every_trait_has_its_best_and_its_middle_layer_by_all_methods(trait):
 def test_the_commands_make_the_committed_vectors_again(tmp_path, embedded):
     trait, layer = "refusal", load_vector("smollm2_135m", "refusal", experiments_dir=ROOT / "experiments").layer
     shutil.copytree(ROOT / "experiments" / "starter" / trait, tmp_path / "starter" / trait)
-    shared = ["--experiment", "smollm2_135m", "--trait", trait, "--layers", str(layer), "--experiments_dir", str(tmp_path)]
+    shared = [
+        "--experiment",
+        "smollm2_135m",
+        "--trait",
+        trait,
+        "--layers",
+        str(layer),
+        "--experiments_dir",
+        str(tmp_path),
+    ]
     for script, *flags in (
         ["2_extract_activations.py", "--responses_from", "starter", "--device", "cpu"],
         ["3_extract_vectors.py", "--methods", "mean_diff,probe"],
