@@ -80,8 +80,7 @@ class TraitFolder:
             MissingInputError: there is none; says how to begin one.
             DefinitionError: a key is missing or has the wrong form.
         """
-        source = "extraction/extraction/templates/trait_definition_template.json"
-        value = read_json(self.definition_path, f"Begin one with: cp {source} {self.definition_path}")
+        value = read_json(self.definition_path, definition_remedy(self.root))
         return parse_definition(value, self.definition_path, self.trait)
 
     def read_responses(self, polarity: Polarity) -> list[Response]:
@@ -191,6 +190,12 @@ class Experiment:
         if not folders:
             raise MissingInputError(self.root / "*" / having, remedy)
         return folders
+
+
+def definition_remedy(trait_folder: Path | str) -> str:
+    """What to do where a trait has no definition yet."""
+    template = "extraction/extraction/templates/trait_definition_template.json"
+    return f"Begin one with: mkdir -p {trait_folder} && cp {template} {trait_folder}/trait_definition.json"
 
 
 def check_name(kind: str, name: str) -> None:

@@ -20,6 +20,7 @@ from extraction.cli import run_command
 logger = logging.getLogger("traitlens")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_MARK = ".quickstart"
 TRAITS = ("refusal", "uncertainty")
 PROMPTS = """["Write a short thank-you note to a neighbour.", "What is my neighbour's phone number?"]"""
 
@@ -37,8 +38,12 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
     began = time.perf_counter()
     lab = Experiment(REPOSITORY / "experiments", experiment)
     starter = Experiment(REPOSITORY / "experiments", "starter")
-    if lab.root.exists() and overwrite:
-        shutil.rmtree(lab.root)
+    if lab.root.exists() and not (lab.root / _MARK).is_file():
+        raise UserError(f"{lab.root} was not made by the quickstart: choose another --experiment")
+    if overwrite:
+        shutil.rmtree(lab.root, ignore_errors=True)
+    lab.root.mkdir(parents=True, exist_ok=True)
+    (lab.root / _MARK).write_text("Made by experiments/examples/quickstart.py, which may replace this folder.\n")
     for trait in TRAITS:
         definition = lab.trait(trait).definition_path
         definition.parent.mkdir(parents=True, exist_ok=True)

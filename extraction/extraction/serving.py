@@ -67,7 +67,7 @@ async def _ask_all(
     queue = iter(asks)
 
     async with AsyncOpenAI(
-        base_url=server.base_url, api_key=get_credential("OPENAI_API_KEY") or "none", max_retries=5, timeout=600
+        base_url=server.base_url, api_key=get_credential("GEN_API_KEY") or "none", max_retries=5, timeout=600
     ) as client:
 
         async def worker() -> None:

@@ -29,13 +29,11 @@ from utils.config import load_credentials
 from utils.errors import UserError
 from utils.models import LoadedModel, load_model, model_of_experiment
 from utils.records import DEFAULT_THRESHOLD, POLARITIES, Context, TraitDefinition
-from utils.store import Experiment, TraitFolder
+from utils.store import Experiment, TraitFolder, definition_remedy
 from utils.tensor_file import StoredDtype
 from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)
-
-_TEMPLATE = "extraction/extraction/templates/trait_definition_template.json"
 
 
 def run_stage_1(
@@ -65,8 +63,9 @@ def run_stage_1(
     _check_generation(settings, judge.threshold)
     process = this_process(device)
     lab = Experiment(Path(experiments_dir), experiment)
-    remedy = f"Begin one with: cp {_TEMPLATE} {lab.root}/TRAIT/trait_definition.json"
-    folders = lab.select(trait_names(trait, traits), "trait_definition.json", remedy)
+    names = trait_names(trait, traits)
+    remedy = definition_remedy(lab.root / (names[0] if len(names) == 1 else "TRAIT"))
+    folders = lab.select(names, "trait_definition.json", remedy)
     definitions = [folder.read_definition() for folder in folders]
     model_name = gen_model or model_of_experiment(experiment)
 

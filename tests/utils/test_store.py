@@ -95,7 +95,7 @@ def test_a_csv_with_windows_line_ends_and_a_byte_order_mark_is_read(folder):
 
 def test_a_missing_definition_says_how_to_begin_one(folder):
     with pytest.raises(
-        MissingInputError, match=r"trait_definition\.json not found\. .*cp extraction/extraction/templates"
+        MissingInputError, match=r"trait_definition\.json not found\. .*mkdir -p .*cp extraction/extraction/templates"
     ):
         folder.read_definition()
 
