@@ -32,7 +32,7 @@ Reader = Literal["llama.cpp", "repeng"]
 
 _ARCHITECTURE = "controlvector"
 _DIRECTION = re.compile(r"direction\.(\d+)")
-_LOWEST_LAYER: dict[Reader, int] = {"llama.cpp": 2, "repeng": 1}
+LOWEST_LAYER: dict[Reader, int] = {"llama.cpp": 2, "repeng": 1}
 # What gguf's reader raises at bytes that are not what they should be.
 _READING_ERRORS = (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError, MemoryError, struct.error)
 
@@ -104,7 +104,7 @@ def _check(vectors: Sequence[TraitVector], reader: Reader) -> None:
     layers = [v.layer for v in vectors]
     if len({(v.trait, v.method, v.model, len(v.vector)) for v in vectors}) > 1 or len(set(layers)) < len(layers):
         raise UserError("a control vector holds one trait, method and model, with one vector per layer")
-    lowest = _LOWEST_LAYER[reader]
+    lowest = LOWEST_LAYER[reader]
     if min(layers) < lowest:
         raise UserError(
             f"a control vector for {reader} cannot act on layer {min(layers)}: its directions begin at the output of "

@@ -13,7 +13,7 @@ import torch
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.files import read_json, read_text, replacing, write_json
-from utils.models import documented_layer
+from utils.models import LoadedModel, documented_layer
 from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
 
@@ -85,11 +85,16 @@ def read_vector(folder: TraitFolder, method: str, layer: int) -> TraitVector:
         raise DamagedFileError(path, problem, remedy)
     if (metadata["method"], metadata["layer"], metadata["trait"]) != (method, layer, folder.trait):
         raise DamagedFileError(sidecar_path(path), "describes another vector", remedy)
+    return trait_vector(vector, metadata)
+
+
+def trait_vector(vector: torch.Tensor, metadata: dict[str, Any]) -> TraitVector:
+    """A vector [hidden] and its metadata in one."""
     neutral = metadata.get("neutral") or {}
     thresholds = {key: neutral[key] for key in ("fpr_1", "fpr_5") if neutral.get(key) is not None}
     return TraitVector(
-        trait=folder.trait, method=method, layer=layer, vector=vector.float(), baseline=metadata["baseline"],
-        thresholds=thresholds, model=metadata["model"], metadata=metadata,
+        trait=metadata["trait"], method=metadata["method"], layer=metadata["layer"], vector=vector.float(),
+        baseline=metadata["baseline"], thresholds=thresholds, model=metadata["model"], metadata=metadata,
     )  # fmt: skip
 
 
@@ -126,37 +131,64 @@ def read_summary(folder: TraitFolder) -> list[dict[str, Any]]:
     return rows
 
 
+def choose_place(
+    ranked: Sequence[tuple[str, int]], model: str, layer: int | None, method: str | None
+) -> tuple[str, int] | None:
+    """The (method, layer) to use of those ranked best first; None where none is of the method or layer asked for.
+
+    Where no layer is asked for, the documented layer of the model goes before the best.
+    """
+    fitting = [(m, n) for m, n in ranked if method in (None, m) and layer in (None, n)]
+    default = documented_layer(model) if layer is None else None
+    return next((place for place in fitting if place[1] == default), fitting[0] if fitting else None)
+
+
 def load_vector(
     experiment: str | Path,
-    trait: str,
+    trait: str | None = None,
     *,
     layer: int | None = None,
     method: str | None = None,
     experiments_dir: str | Path = "experiments",
+    model: LoadedModel | None = None,
 ) -> TraitVector:
     """A trait's vector: the one asked for, else the documented layer of the model, else the best by held-out AUROC.
 
     Args:
-        experiment: the experiment's name.
-        trait: the trait's name.
+        experiment: the experiment's name; or the path of a bundle (``.safetensors``); or a bundle on the Hub, as
+            ``hf://org/repo/trait`` or pinned to a commit, branch or tag, ``hf://org/repo@revision/trait``.
+        trait: the trait's name; a bundle has only one.
         layer: a layer number; by default the documented one (Gemma 2 2B: 16, Llama 3.1 8B: 20) or the best.
         method: mean_diff, probe, ica or gradient; by default the best at the layer.
         experiments_dir: folder of the experiments.
+        model: the model at hand; a vector of another one is refused.
 
     Raises:
         MissingInputError, DamagedFileError: no such vector, or a damaged one.
+        UserError: the vector is not of ``model``; names both.
     """
-    folder = Experiment(Path(experiments_dir), str(experiment)).trait(trait)
+    from utils.portable import check_model, is_portable, load_portable
+
+    if is_portable(experiment):
+        vector = load_portable(experiment, trait, layer=layer, method=method)
+    elif trait is None:
+        raise UserError(f"which trait of the experiment {str(experiment)!r}? Give load_vector(experiment, trait)")
+    else:
+        vector = _load_local(Experiment(Path(experiments_dir), str(experiment)).trait(trait), layer, method)
+    if model is not None:
+        check_model(vector, model)
+    return vector
+
+
+def _load_local(folder: TraitFolder, layer: int | None, method: str | None) -> TraitVector:
     if layer is not None and method is not None:
         return read_vector(folder, method, layer)
-    rows = [r for r in read_summary(folder) if method in (None, r["method"]) and layer in (None, int(r["layer"]))]
-    if not rows:
+    ranked = [(str(row["method"]), int(row["layer"])) for row in read_summary(folder)]
+    first = read_vector(folder, *ranked[0])
+    place = choose_place(ranked, first.model, layer, method)
+    if place is None:
         wanted = " and ".join(f"{k} {v}" for k, v in (("method", method), ("layer", layer)) if v is not None)
         raise MissingInputError(
             summary_path(folder), f"It has no vector with {wanted}. {folder.command('3_extract_vectors.py')}"
         )
-    best = read_vector(folder, rows[0]["method"], int(rows[0]["layer"]))
-    if layer is None and (default := documented_layer(best.model)) is not None:
-        rows = [r for r in rows if int(r["layer"]) == default] or rows
-        return read_vector(folder, rows[0]["method"], int(rows[0]["layer"]))
-    return best
+    return first if place == ranked[0] else read_vector(folder, *place)
