@@ -19,7 +19,7 @@ from traitlens import (
 
 @pytest.mark.parametrize("name", METHODS)
 def test_shuffled_labels_read_one_half(name):
-    examples = planted(n=60, hidden=100)
+    examples = planted(n=40, hidden=60)
     span = ContrastSpan(examples.pos, examples.neg)
     chance = shuffled_labels(span, get_method(name), make_folds(examples.questions), n_shuffles=12)
     assert chance.mean == pytest.approx(0.5, abs=0.05)

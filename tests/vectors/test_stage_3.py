@@ -21,6 +21,7 @@ from tests.vectors.conftest import DEFINITION, HIDDEN, N_LAYERS, write_trait
 from traitlens import METHODS, Calibration, GradientMethod, projection
 from utils.activation_files import TENSOR, activations_path
 from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.store import Experiment
 from utils.vectors import load_vector, read_summary, read_vector
 
 SCRIPT = Path(__file__).resolve().parents[2] / "extraction" / "3_extract_vectors.py"
@@ -42,9 +43,16 @@ def command(lab, *arguments, **environment):
     )  # fmt: skip
 
 
-def test_the_default_is_every_method_at_every_layer(lab):
-    folder = write_trait(lab, "alpha")
-    run(lab, "alpha")
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """An experiment whose trait is at layer 3, the trait's folder, and what a run with the defaults measured; read only."""
+    lab = Experiment(tmp_path_factory.mktemp("full") / "experiments", "exp")
+    folder = write_trait(lab, "alpha", signal_layer=3)
+    return lab, folder, run(lab, "alpha")["alpha"]
+
+
+def test_the_default_is_every_method_at_every_layer(full):
+    _, folder, _ = full
     tensors = {f"{method}_layer{layer}.pt" for method in METHODS for layer in range(N_LAYERS)}
     side_cars = {name.replace(".pt", "_metadata.json") for name in tensors}
     assert set(written(folder)) == tensors | side_cars | {"summary.csv", "card.html"}
@@ -92,9 +100,8 @@ def test_the_mean_difference_on_disk_is_the_difference_of_the_class_means(lab):
     assert vector.baseline == pytest.approx(projection(midpoint[None], vector.vector).item(), abs=1e-4)
 
 
-def test_the_layer_with_the_trait_is_chosen_and_measured_on_what_it_had_not_seen(lab):
-    folder = write_trait(lab, "alpha", signal_layer=3)
-    result = run(lab, "alpha")["alpha"]
+def test_the_layer_with_the_trait_is_chosen_and_measured_on_what_it_had_not_seen(full):
+    _, folder, result = full
     rows = read_summary(folder)
     assert (rows[0]["best"], int(rows[0]["layer"])) == (True, 3)
     assert sum(bool(row["best"]) for row in rows) == 1
@@ -106,9 +113,8 @@ def test_the_layer_with_the_trait_is_chosen_and_measured_on_what_it_had_not_seen
     assert noise["train_acc"] > 0.9  # training accuracy would have praised it
 
 
-def test_load_vector_gives_the_chosen_one(lab):
-    write_trait(lab, "alpha", signal_layer=3)
-    result = run(lab, "alpha")["alpha"]
+def test_load_vector_gives_the_chosen_one(full):
+    lab, _, result = full
     loaded = load_vector(lab.name, "alpha", experiments_dir=lab.experiments_dir)
     assert (loaded.method, loaded.layer) == (result.choice.method, 3)
     assert torch.equal(loaded.vector, result.best.vector)
@@ -151,9 +157,10 @@ def test_without_neutral_tokens_thresholds_are_unknown(lab):
 
 def test_the_same_activations_give_the_same_bytes(lab):
     folder = write_trait(lab, "alpha")
-    run(lab, "alpha")
+    settings = {"methods": ("probe", "ica"), "layers": (1, 2)}
+    run(lab, "alpha", **settings)
     first = {name: (folder.vectors_dir / name).read_bytes() for name in written(folder)}
-    run(lab, "alpha")
+    run(lab, "alpha", **settings)
     assert {name: (folder.vectors_dir / name).read_bytes() for name in written(folder)} == first
 
 
@@ -313,9 +320,8 @@ def test_vectors_of_earlier_runs_stay_and_the_summary_lists_this_run(lab, caplog
     assert "2 vectors of earlier runs stay" in caplog.text
 
 
-def test_every_summary_row_is_complete(lab):
-    folder = write_trait(lab, "alpha")
-    run(lab, "alpha")
+def test_every_summary_row_is_complete(full):
+    _, folder, _ = full
     with (folder.vectors_dir / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(METHODS) * N_LAYERS
