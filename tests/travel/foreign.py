@@ -63,4 +63,5 @@ def main(action, folder, path):
     return answer(controlled, vector.directions)
 
 
-json.dump(main(*sys.argv[1:]), sys.stdout)
+if __name__ == "__main__":
+    json.dump(main(*sys.argv[1:]), sys.stdout)
