@@ -121,7 +121,7 @@ def read_activations(folder: TraitFolder) -> ActivationsFile:
         if responses_fingerprint(responses[polarity]) != info.texts_sha256.get(polarity):
             raise UserError(
                 f"{source.responses_path(polarity)} has changed since its activations were captured. "
-                f"{folder.command(SCRIPT)}"
+                f"{folder.command(SCRIPT)}{'' if source == folder else f' --responses_from {source.experiment}'}"
             )
     return ActivationsFile(folder, info, responses)
 
