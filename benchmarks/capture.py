@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from extraction.activations import Example, read_batch, token_budget_batches
 from extraction.cli import run_command
+from extraction.examples import Example, read_batch, token_budget_batches
 
 from traitlens import n_layers
 from utils.models import EMBEDDED_MODEL, LoadedModel, load_model

@@ -12,8 +12,8 @@ import functools
 from pathlib import Path
 
 import torch
-from extraction.activations import Example, read_batch
 from extraction.cli import run_command
+from extraction.examples import Example, read_batch
 from extraction.judge_gold import read_gold_set
 
 from traitlens import projection

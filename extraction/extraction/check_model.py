@@ -119,7 +119,7 @@ def _hooks_are_hidden_states(loaded: LoadedModel) -> Finding:
 def _batch_equals_single(loaded: LoadedModel) -> Finding:
     import torch
 
-    from extraction.activations import Example, read_batch
+    from extraction.examples import Example, read_batch
     from traitlens import n_layers
     from utils.prompts import encode_prompt, format_prompt
 

@@ -222,7 +222,10 @@ def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, t
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--trait", "gamma"], "trait_definition.json not found. Begin one with: mkdir -p experiments/exp/gamma && cp "),
+        (
+            ["--trait", "gamma"],
+            "trait_definition.json not found. Begin one with: mkdir -p experiments/exp/gamma && cp ",
+        ),
         (["--trait", "../alpha"], "cannot be the name of a trait"),
         (["--batch_size", "0"], "--batch_size must be at least 1"),
         (["--temperature", "-1"], "--temperature must be at least 0"),
