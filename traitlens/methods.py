@@ -7,10 +7,12 @@ comparable.
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,7 +142,7 @@ class ICAMethod(ExtractionMethod):
         whitening = _whitening(span.coordinates[:, : self.n_components])  # [k, at most k]
         centred = span.coordinates[:, : len(whitening)] - span.coordinates[:, : len(whitening)].mean(dim=0)
         whitened = centred @ whitening
-        ica = FastICA(whiten=False, random_state=self.seed, max_iter=200, tol=1e-3)
+        ica = FastICA(whiten=False, random_state=self.seed, max_iter=100, tol=1e-3)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             ica.fit(whitened.numpy())
@@ -179,20 +181,22 @@ class GradientMethod(ExtractionMethod):
 
     def fit(self, span: ContrastSpan) -> tuple[Tensor, ExtractionResult]:
         """The optimised weights with ``loss_history`` (negative separation before each step)."""
-        difference, within = span.difference, _pooled_covariance(span.coordinates, span.labels)
-        floor = self.shrinkage * within.diagonal().mean()
-        weights = (difference / difference.norm().clamp_min(1e-30)).requires_grad_()
-        optimiser = torch.optim.Adam([weights], lr=self.lr)
+        difference, within = span.difference.numpy(), _pooled_covariance(span.coordinates, span.labels)
+        floor = self.shrinkage * float(within.diagonal().mean())
+        spread_matrix = (1 - self.shrinkage) * within.numpy()
+        weights = difference / max(np.linalg.norm(difference), 1e-30)
+        first, second = np.zeros_like(weights), np.zeros_like(weights)
         losses = []
-        with torch.no_grad():  # the gradient of a ratio is short by hand, and an order of magnitude faster
-            for _ in range(self.num_steps):
-                spread_gradient = (1 - self.shrinkage) * (within @ weights) + floor * weights
-                spread = (weights @ spread_gradient).sqrt().clamp_min(1e-30)
-                separation = (weights @ difference) / spread
-                weights.grad = (separation * spread_gradient / spread - difference) / spread
-                optimiser.step()
-                losses.append(-float(separation))
-        return weights.detach(), {"loss_history": losses}
+        # By hand, as each step is a few microseconds of arithmetic and an autograd step twenty times that.
+        for step in range(1, self.num_steps + 1):
+            spread_gradient = spread_matrix @ weights + floor * weights
+            spread = max(math.sqrt(weights @ spread_gradient), 1e-30)
+            separation = float(weights @ difference) / spread
+            gradient = (separation * spread_gradient / spread - difference) / spread
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            weights = weights - self.lr * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+            losses.append(-separation)
+        return torch.from_numpy(weights), {"loss_history": losses}
 
 
 def _pooled_covariance(features: Tensor, labels: Tensor) -> Tensor:
