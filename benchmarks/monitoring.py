@@ -3,17 +3,17 @@
     python benchmarks/monitoring.py [--tokens 100] [--rounds 5] [--batches 1,16]
 
 Plain and monitored runs alternate, so that a machine that gets slower slows both; each round gives one ratio, and the
-median of the ratios is reported. Run it on a quiet machine.
+median of the ratios is reported, of time on the clock and of processor time. The clock needs a quiet machine; processor
+time (on a CPU, with OMP_NUM_THREADS=1) does not mind others much.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 import statistics
 import sys
 import time
-from pathlib import Path
+from typing import NamedTuple
 
 from extraction.cli import run_command
 
@@ -49,11 +49,11 @@ def benchmark(
     dtype_name = str(loaded.model.dtype).removeprefix("torch.")
     sys.stdout.write(f"{model}, {dtype_name}, {loaded.device}, {places} scores per token\n")
     for batch in batches or [1, 16]:
-        ratios, plain, monitored = time_ratios(loaded, vectors, batch, tokens, rounds)
-        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        times = paired_times(loaded, vectors, batch, tokens, rounds)
+        plain, monitored = (statistics.median(pair[k].clock for pair in times) * 1000 / tokens for k in (0, 1))
+        sys.stdout.write(f"batch {batch}: {plain:.1f} ms per step plain, {monitored:.1f} monitored; ")
         sys.stdout.write(
-            f"batch {batch}: {plain * 1000:.1f} ms per step plain, {monitored * 1000:.1f} monitored, "
-            f"ratio {statistics.median(ratios):.3f} ({spread})\n"
+            f"ratio {ratios(times, 'clock')} on the clock, {ratios(times, 'processor')} of processor time\n"
         )
     if memory_tokens:
         sys.stdout.write(f"{memory_tokens} tokens: {memory(loaded, vectors, memory_tokens)}\n")
@@ -71,8 +71,21 @@ def random_vectors(loaded):
     return {f"trait{i}": [(torch.randn(hidden, generator=generator), layer) for layer in layers] for i in range(TRAITS)}
 
 
-def time_ratios(loaded, vectors, batch, tokens, rounds):
-    """Ratio of monitored to plain time per round, and the median seconds per step of both."""
+class Seconds(NamedTuple):
+    """What a run took: on the clock, and of processors."""
+
+    clock: float
+    processor: float
+
+
+def ratios(times, kind):
+    """Median and range of monitored to plain time over the rounds."""
+    found = [getattr(monitored, kind) / getattr(plain, kind) for plain, monitored in times]
+    return f"{statistics.median(found):.3f} ({min(found):.3f} to {max(found):.3f})"
+
+
+def paired_times(loaded, vectors, batch, tokens, rounds):
+    """Times of a plain and a monitored run, one pair per round."""
     import torch
 
     from traitlens import TraitMonitor
@@ -97,8 +110,7 @@ def time_ratios(loaded, vectors, batch, tokens, rounds):
         order = (plain, monitored) if i % 2 == 0 else (monitored, plain)
         taken = {work: timed(work, loaded.device) for work in order}
         times.append((taken[plain], taken[monitored]))
-    ratios = [m / p for p, m in times]
-    return ratios, statistics.median(p for p, _ in times) / tokens, statistics.median(m for _, m in times) / tokens
+    return times
 
 
 def timed(work, device):
@@ -106,53 +118,29 @@ def timed(work, device):
     import torch
 
     gc.collect()
-    start = time.perf_counter()
+    clock, processor = time.perf_counter(), time.process_time()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return Seconds(time.perf_counter() - clock, time.process_time() - processor)
 
 
 def memory(loaded, vectors, tokens):
-    """How much larger the process is after reading a text with a monitor than without, and what the scores hold.
-
-    The text goes through the cache in small pieces, as in generating, so that what is left is the cache and the scores.
-    """
-    without, _ = growth(loaded, None, tokens)
-    within, held = growth(loaded, vectors, tokens)
-    places = sum(map(len, vectors.values()))
-    return (
-        f"scores hold {held / tokens:.1f} bytes per token (4 x {places} = {4 * places}), "
-        f"the process grew {(within - without) / tokens:.0f} bytes per token more than without a monitor"
-    )
-
-
-def growth(loaded, vectors, tokens):
-    """Bytes that the process grew by while reading, and bytes that the monitor holds."""
-    import contextlib
-
+    """Bytes that the monitor holds per token while a long text goes through the cache, at its most."""
     import torch
 
     from traitlens import TraitMonitor
 
     ids = torch.randint(100, 1000, (1, tokens), generator=torch.Generator().manual_seed(0)).to(loaded.device)
-    gc.collect()
-    before, cache = resident_bytes(), None
-    watching = TraitMonitor(loaded.model, vectors) if vectors else contextlib.nullcontext()
-    with watching, torch.inference_mode():
-        for start in range(0, tokens, 20):
-            piece = ids[:, start : start + 20]
-            cache = loaded.model(
-                input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1
-            ).past_key_values
-    gc.collect()
-    return resident_bytes() - before, watching.memory_usage() if vectors else 0
-
-
-def resident_bytes():
-    """Size of the process in memory."""
-    with Path("/proc/self/statm").open() as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    cache, largest, read = None, 0.0, 0
+    with TraitMonitor(loaded.model, vectors) as monitor, torch.inference_mode():
+        while read < tokens:
+            piece = ids[:, read : read + 20]
+            output = loaded.model(input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, read = output.past_key_values, read + piece.shape[1]
+            largest = max(largest, monitor.memory_usage() / read)
+    places = sum(map(len, vectors.values()))
+    return f"the monitor holds at most {largest:.1f} bytes per token (4 x {places} = {4 * places})"
 
 
 if __name__ == "__main__":
