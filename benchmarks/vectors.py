@@ -3,7 +3,7 @@
     python benchmarks/vectors.py
 
 First the fits alone, then the whole stage: held-out figures of every method and layer, the nested choice, controls,
-files and card. Activations are random, with a trait in the middle layers, a power law of variances and a massive dimension.
+files and card. Activations are random: a trait in the middle layers, a power law of variances, a massive dimension.
 """
 
 from __future__ import annotations
