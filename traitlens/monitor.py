@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from traitlens.compute import normalize_vectors
 from traitlens.decoding import GenerateCall, has_cache, next_step, past_length, refusing, whole_sequence
 from traitlens.hooks import HookManager, LayerHook
+from traitlens.projector import Projector
 from traitlens.run import Run
 
 VectorAtLayer = tuple[Tensor, int]
@@ -65,7 +66,7 @@ class TraitMonitor:
         self._more_end_ids = set(end_ids)
         self._several = {trait: not isinstance(given[0], Tensor) for trait, given in vectors.items()}
         self._places: dict[str, list[tuple[int, int]]] = {}  # trait -> (layer, row of that layer's directions)
-        self._directions = self._stacked(vectors)
+        self._projector = Projector(self._stacked(vectors))
         # peft's wrapper generates with the model inside, whose modules it changed in place
         base_model: Any = getattr(model, "get_base_model", None)
         self._runner: nn.Module = base_model() if callable(base_model) else model
@@ -124,7 +125,7 @@ class TraitMonitor:
         mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in texts])
         arguments = whole_sequence(self._runner, ids, mask)
         device = next(self._runner.parameters()).device
-        self._run = Run(stop_after=max(self._directions))
+        self._run = Run(stop_after=max(self._projector.layers))
         try:
             with torch.no_grad():
                 self._runner(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in arguments.items()})
@@ -138,7 +139,7 @@ class TraitMonitor:
         if len(self._hooks):
             raise RuntimeError("the monitor is active already: make a second one for nested use")
         try:
-            for layer in sorted(self._directions):
+            for layer in self._projector.layers:
                 self._hooks.add_layer_hook(layer, self._projecting_hook(layer))
         except ValueError:
             self._hooks.remove_all()
@@ -187,14 +188,11 @@ class TraitMonitor:
             run = self._run
             if not run.is_open:  # a part of the model was called on its own: nothing is known of its tokens
                 return
-            directions = self._directions[layer]
-            if directions.device != hidden.device:
-                directions = self._directions[layer] = directions.to(hidden.device)
-            if hidden.shape[-1] != directions.shape[1]:
-                sizes = f"{directions.shape[1]} but states at layer {layer} have {hidden.shape[-1]}"
-                raise ValueError(f"vectors have hidden size {sizes}")
-            states = hidden.detach() if run.skip == 0 else hidden.detach()[:, run.skip :]
-            run.add(layer, torch.nn.functional.linear(states.float(), directions))
+            states = hidden.detach()
+            if hidden.shape[1] == 1 and self._projector.may_wait and run.stop_after is None:
+                self._projector.later(layer, states)
+            else:
+                run.add(layer, self._projector.now(layer, states if run.skip == 0 else states[:, run.skip :]))
             if layer == run.stop_after:
                 raise _Stop
 
@@ -205,6 +203,7 @@ class TraitMonitor:
         is_plain = run.call is None and run.stop_after is None
         if is_plain and not (run.columns and past_length(kwargs)):
             self._run = run = Run()
+        self._projector.clear()
         run.is_open, run.arguments, run.before = True, kwargs, run.columns
         run.fed = kwargs.get("input_ids", args[0] if args and isinstance(args[0], Tensor) else None)
         # Without a cache generate feeds the whole text again: the columns that are known are skipped.
@@ -215,6 +214,8 @@ class TraitMonitor:
         if not run.is_open:
             return
         run.is_open = False
+        for layer, scores in self._projector.made():
+            run.add(layer, scores)
         if run.call is not None:
             if run.before >= run.call.columns_fed and run.columns != run.before + 1:
                 raise RuntimeError(_NOT_ONE_PER_STEP.format(f"{run.columns - run.before} tokens in one step"))

@@ -76,7 +76,7 @@ class Run:
 
     def memory_usage(self) -> int:
         """Bytes of the scores, on all devices."""
-        return sum(piece.untyped_storage().nbytes() for pieces in self.pieces.values() for piece in pieces)
+        return sum(4 * piece.nelement() for pieces in self.pieces.values() for piece in pieces)
 
     def mark(self, ids: Tensor, is_prompt: Tensor, is_response: Tensor) -> None:
         """Say what the newest columns are: token ids and two masks, [batch, seq] each."""

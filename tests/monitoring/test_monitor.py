@@ -233,6 +233,19 @@ def test_a_hand_written_loop_over_a_cache_is_one_text(model):
     assert monitor.token_ids() == ids[0].tolist()
 
 
+def test_blocks_that_write_into_their_input_do_not_change_what_was_read_before(model):
+    def grow(module, args):
+        args[0].mul_(1.5)
+
+    model.model.layers[2].register_forward_pre_hook(grow)
+    with TraitMonitor(model, vectors()) as monitor, torch.no_grad():
+        output = generate(model, prompt())
+        stepwise = monitor.scores()
+        model(input_ids=output)
+        at_once = monitor.scores()
+    assert_close(stepwise, {t: s[..., 6:] for t, s in at_once.items()})
+
+
 def test_no_graph_is_kept_when_gradients_are_on(model):
     with TraitMonitor(model, vectors()) as monitor:
         model(input_ids=prompt())
