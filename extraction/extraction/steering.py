@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from extraction.judging import JudgeSettings, resolve_judge
 from extraction.steering_report import draw, verdict, warnings_about
 from traitlens import DoseResponse, HookManager, add_steering_hook, dose_response, projection
-from utils.activation_files import spread_evenly
+from utils.activation_files import responses_folder, spread_evenly
 from utils.errors import UserError
 from utils.files import write_json
 from utils.generation import Sampling, generate_batch
@@ -20,7 +20,7 @@ from utils.judge import Judge, fill_template
 from utils.models import LoadedModel, load_model
 from utils.portable import check_model
 from utils.prompts import encode_prompt, format_prompt
-from utils.records import TraitVector
+from utils.records import TraitDefinition, TraitVector
 from utils.store import Experiment, TraitFolder
 from utils.vectors import load_vector, read_summary, read_vector
 from utils.versions import package_versions
@@ -117,11 +117,11 @@ def run_causal_check(
     if len(doses) < 2 or not all(map(math.isfinite, doses)):
         raise UserError("--coefficients needs at least one finite dose that is not 0")
     folder = Experiment(Path(experiments_dir), experiment).trait(trait)
-    definition = folder.read_definition()
     vector = load_vector(
         experiment, trait, layer=settings.layer, method=settings.method, experiments_dir=experiments_dir
     )
     reader = _reader(folder, vector, settings.read_layer)
+    definition = _definition(folder, vector)
     loaded = load_model(model or vector.model, device=device, dtype=dtype)
     for used in (vector, reader):
         check_model(used, loaded)
@@ -139,6 +139,14 @@ def run_causal_check(
         logger.warning("%s: warning: %s", trait, warning)
     logger.info("answers: %s, picture: %s", path, path.with_suffix(".png"))
     return result
+
+
+def _definition(folder: TraitFolder, vector: TraitVector) -> TraitDefinition:
+    """The trait's definition, or that of the experiment whose responses the vector was fitted to."""
+    source = vector.metadata.get("responses_from")
+    if source and not folder.definition_path.is_file():
+        folder = responses_folder(folder, source)
+    return folder.read_definition()
 
 
 def _reader(folder: TraitFolder, vector: TraitVector, read_layer: int | None) -> TraitVector:

@@ -161,3 +161,18 @@ def test_a_check_that_cannot_be_made_is_refused_before_the_model_is_loaded(check
         run_causal_check(
             "smollm2_demo", "sycophantic", replace(SETTINGS, **changes), experiments_dir=folder.root.parent.parent
         )
+
+
+def test_questions_come_from_the_experiment_whose_responses_were_read_where_there_is_no_definition(
+    checked, monkeypatch
+):
+    folder, _, _ = checked
+    root = folder.root.parent.parent
+    other = Experiment(root, "smollm2_other").trait("sycophantic")
+    for layer in (10, 18):
+        write_vector(other, random_vector(layer), sidecar(layer, responses_from="smollm2_demo"))
+    write_summary(other, [{"method": "probe", "layer": layer} for layer in (18, 10)])
+    settings = replace(SETTINGS, n_prompts=1, sampling=Sampling(1, 0.0), control=False)
+    result = run_causal_check("smollm2_other", "sycophantic", settings, device="cpu", experiments_dir=root)
+    assert [a.question for a in result.series[0].answers[0]] == QUESTIONS[:1]
+    assert len(result.series) == 1
