@@ -214,8 +214,7 @@ class TraitMonitor:
         if not run.is_open:
             return
         run.is_open = False
-        for layer, scores in self._projector.made():
-            run.add(layer, scores)
+        run.add_steps(self._projector.made())
         if run.call is not None:
             if run.before >= run.call.columns_fed and run.columns != run.before + 1:
                 raise RuntimeError(_NOT_ONE_PER_STEP.format(f"{run.columns - run.before} tokens in one step"))
@@ -277,7 +276,7 @@ class TraitMonitor:
         if self._on_token is None or run.call is None or run.columns <= run.call.columns_fed or run.fed is None:
             return
         ids, padding = run.fed[:, -1].tolist(), run.call.setting("pad_token_id")  # padding is fed to rows that ended
-        newest = {layer: pieces[-1][:, -1].tolist() for layer, pieces in run.pieces.items()}
+        newest = {layer: pieces[-1][:, -1].tolist() for layer, pieces in run.settled().items()}
         for row, token in enumerate(ids):
             if token in run.end_ids or token == padding:
                 run.ended.add(row)

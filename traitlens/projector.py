@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Step(NamedTuple):
+    """Scores of one token at several layers of one device.
+
+    Attributes:
+        layers: layer numbers.
+        widths: how many vectors each layer has.
+        scores: [n_layers, batch, n_vectors], of the largest width.
+    """
+
+    layers: tuple[int, ...]
+    widths: tuple[int, ...]
+    scores: Tensor
 
 
 class Projector:
@@ -57,21 +72,21 @@ class Projector:
         self._waiting.clear()
         self._copies.clear()
 
-    def made(self) -> Iterator[tuple[int, Tensor]]:
-        """Layer and scores [batch, 1, n_vectors] of everything that waits."""
+    def made(self) -> list[Step]:
+        """The scores of everything that waits, one ``Step`` per device."""
         waiting, copies = self._waiting, self._copies
         self._waiting, self._copies = [], []
         if copies:
             self._is_watched = True
             self.may_wait = all(torch.equal(states, copy) for (_, states), copy in zip(waiting, copies, strict=True))
-            if not self.may_wait:
-                waiting = [(layer, copy) for (layer, _), copy in zip(waiting, copies, strict=True)]
-        for device in {states.device for _, states in waiting}:
+            waiting = [(layer, copy) for (layer, _), copy in zip(waiting, copies, strict=True)]
+        steps = []
+        for device in dict.fromkeys(states.device for _, states in waiting):
             layers = tuple(layer for layer, states in waiting if states.device == device)
             states = torch.cat([states for _, states in waiting if states.device == device], dim=1)
-            scores = torch.bmm(states.float().transpose(0, 1), self._weights(device, layers)).unsqueeze(2)
-            for layer, own in zip(layers, scores.unbind(), strict=True):
-                yield layer, own[..., : len(self._directions[layer])]
+            scores = torch.bmm(states.transpose(0, 1).float(), self._weights(device, layers))
+            steps.append(Step(layers, tuple(len(self._directions[layer]) for layer in layers), scores))
+        return steps
 
     def _weights(self, device: torch.device, layers: tuple[int, ...]) -> Tensor:
         """The layers' directions as columns, [n_layers, hidden, n_vectors], with zeros where a layer has fewer."""

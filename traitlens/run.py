@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from traitlens.decoding import GenerateCall
+from traitlens.projector import Step
 
 _JOIN_EVERY = 256  # pieces of one token each cost more in objects than in numbers
 
@@ -45,12 +46,32 @@ class Run:
     is_open: bool = False
     ended: set[int] = field(default_factory=set)
     columns: int = 0
+    _steps: list[list[Step]] = field(default_factory=list)
     _marks: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)  # ids, is_prompt, is_response
     _joined: dict[int, Tensor] | None = None
 
+    def add_steps(self, steps: list[Step]) -> None:
+        """Take in one token's scores at all layers, one ``Step`` per device."""
+        if steps:
+            self._steps.append(steps)
+            self.columns += 1
+            self._joined = None
+            if len(self._steps) >= _JOIN_EVERY:
+                self.settled()
+
+    def settled(self) -> dict[int, list[Tensor]]:
+        """The pieces, with all steps among them."""
+        steps, self._steps = self._steps, []
+        for on_device in zip(*steps, strict=True):
+            together = torch.stack([step.scores for step in on_device], dim=2)  # [n_layers, batch, seq, n_vectors]
+            layers, widths, _ = on_device[0]
+            for layer, width, scores in zip(layers, widths, together.unbind(), strict=True):
+                self.pieces.setdefault(layer, []).append(scores[..., :width])
+        return self.pieces
+
     def add(self, layer: int, scores: Tensor) -> None:
         """Take in the scores [batch, seq, n_vectors] of a layer's newest columns."""
-        pieces = self.pieces.setdefault(layer, [])
+        pieces = self.settled().setdefault(layer, [])
         pieces.append(scores)
         if layer == next(iter(self.pieces)):
             self.columns += scores.shape[1]
@@ -63,7 +84,7 @@ class Run:
     def joined(self) -> dict[int, Tensor]:
         """All scores on the CPU, per layer [batch, columns, n_vectors]: one transfer per device."""
         if self._joined is None:
-            on_device = {layer: torch.cat(pieces, dim=1) for layer, pieces in self.pieces.items()}
+            on_device = {layer: torch.cat(pieces, dim=1) for layer, pieces in self.settled().items()}
             self._joined = {}
             for device in {scores.device for scores in on_device.values()}:
                 layers = [layer for layer, scores in on_device.items() if scores.device == device]
@@ -76,7 +97,7 @@ class Run:
 
     def memory_usage(self) -> int:
         """Bytes of the scores, on all devices."""
-        return sum(4 * piece.nelement() for pieces in self.pieces.values() for piece in pieces)
+        return sum(4 * piece.nelement() for pieces in self.settled().values() for piece in pieces)
 
     def mark(self, ids: Tensor, is_prompt: Tensor, is_response: Tensor) -> None:
         """Say what the newest columns are: token ids and two masks, [batch, seq] each."""
@@ -84,8 +105,8 @@ class Run:
 
     def mark_plain_pass(self) -> None:
         """Mark the columns of a plain forward pass: all real tokens count as the text."""
-        first = next(iter(self.pieces.values()))[-1]
-        batch, length = first.shape[:2]
+        first = next(iter(self.settled().values()))[-1]
+        batch, length = first.shape[0], self.columns - self.before
         mask = self.arguments.get("attention_mask")
         is_real = torch.ones(batch, length, dtype=torch.bool)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= length:
