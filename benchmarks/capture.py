@@ -1,20 +1,22 @@
 """Stage 2's forward passes against a bare backbone and against one text at a time, interleaved.
 
-    python benchmarks/capture.py
+    python benchmarks/capture.py [--trait refusal]
 
-Figures are ratios of medians over five rounds in one process; every round times all variants in turn.
+The texts are the positive and negative starter responses of a trait, four or so to a question. Every round times all
+variants in turn; a figure is the median over rounds of the ratio within a round.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.examples import Example, read_batch, token_budget_batches
+from extraction.examples import Example
+from extraction.reading import Batch, Reader, plan_batches
 
 from traitlens import n_layers
 from utils.models import EMBEDDED_MODEL, LoadedModel, load_model
@@ -24,21 +26,18 @@ from utils.store import Experiment
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def examples_of(loaded: LoadedModel, n: int) -> list[Example]:
-    """The first ``n`` positive and negative starter responses of every trait in turn, with their prompts."""
-    starter = Experiment(ROOT / "experiments", "starter")
-    responses = [
-        r for f in starter.traits_with("responses/pos.csv") for side in ("pos", "neg") for r in f.read_responses(side)
-    ]
-    step = max(1, len(responses) // n)
+def examples_of(loaded: LoadedModel, trait: str, n: int) -> list[Example]:
+    """The first ``n`` positive and the first ``n`` negative starter responses of a trait, with their prompts."""
+    folder = Experiment(ROOT / "experiments", "starter").trait(trait)
     rows = []
-    for response in responses[::step][:n]:
-        prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, response.question))
-        rows.append((prompt, prompt + encode_response(loaded.tokenizer, response.response)))
+    for side in ("pos", "neg"):
+        for response in folder.read_responses(side)[:n]:
+            prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, response.question))
+            rows.append((prompt, prompt + encode_response(loaded.tokenizer, response.response)))
     return [Example("pos", i, ids, len(prompt)) for i, (prompt, ids) in enumerate(rows)]
 
 
-def padded(batch: list[Example], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(batch: Sequence[Example], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and mask, as stage 2 makes them."""
     length = max(len(e.ids) for e in batch)
     ids = torch.tensor([e.ids + [pad_id] * (length - len(e.ids)) for e in batch])
@@ -54,40 +53,51 @@ def one_at_a_time(loaded: LoadedModel, examples: list[Example]) -> None:
 
 
 def benchmark(
-    model: str = EMBEDDED_MODEL, n: int = 100, rounds: int = 5, batch_tokens: int = 4096, threads: int = 2
+    model: str = EMBEDDED_MODEL,
+    trait: str = "refusal",
+    n: int = 64,
+    rounds: int = 5,
+    batch_tokens: int = 4096,
+    threads: int = 2,
 ) -> None:
     """Print the ratios.
 
     Args:
         model: Hub id, local folder, or the embedded model's name.
-        n: responses to read.
+        trait: whose starter responses are read.
+        n: responses of each side.
         rounds: timed rounds.
         batch_tokens: token budget of a batch.
         threads: CPU threads.
     """
     torch.set_num_threads(threads)
     loaded = load_model(model)
-    examples = examples_of(loaded, n)
-    batches = [[examples[i] for i in b] for b in token_budget_batches([len(e.ids) for e in examples], batch_tokens, 64)]
+    examples = examples_of(loaded, trait, n)
+    whole, shared = (plan_batches(examples, batch_tokens, 64, share) for share in (False, True))
     backbone, layers = loaded.model.base_model, range(n_layers(loaded.model))
 
     def bare() -> None:
-        for batch in batches:
-            ids, mask = padded(batch, loaded.tokenizer.pad_token_id)
+        for batch in whole:
+            ids, mask = padded(batch.examples, loaded.tokenizer.pad_token_id)
             backbone(input_ids=ids, attention_mask=mask, use_cache=False)
 
-    def stage_2() -> None:
+    def stage_2(batches: list[Batch]) -> None:
+        reader = Reader(loaded, layers)
         for batch in batches:
-            read_batch(batch, loaded, layers)
+            reader.read(batch)
 
     variants: dict[str, Callable[[], None]] = {
         "bare backbone, same batches": bare,
-        "stage 2": stage_2,
+        "stage 2, shared prompts": lambda: stage_2(shared),
+        "stage 2, whole texts": lambda: stage_2(whole),
         "one at a time, output_hidden_states": lambda: one_at_a_time(loaded, examples),
     }
     times = timed(variants, rounds)
-    tokens = sum(len(e.ids) for e in examples)
-    print(f"{model}, {loaded.model.dtype}, {n} responses, {tokens} tokens, {len(batches)} batches, {threads} threads")
+    tokens, prompt_tokens = sum(len(e.ids) for e in examples), sum(e.response_start for e in examples)
+    print(
+        f"{model}, {loaded.model.dtype}, {len(examples)} responses, {tokens} tokens ({prompt_tokens} of prompts), "
+        f"{len(whole)} batches, {threads} threads"
+    )
     report(times, "bare backbone, same batches")
 
 

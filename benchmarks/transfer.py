@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.examples import Example, read_batch
+from extraction.examples import Example
 from extraction.judge_gold import read_gold_set
+from extraction.reading import read_batch
 
 from traitlens import projection
 from traitlens.evaluation import auroc_interval
@@ -56,7 +57,7 @@ def _states(pairs: list[dict[str, str]], vector: TraitVector) -> torch.Tensor:
         prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, pair["question"]))
         ids = prompt + encode_response(loaded.tokenizer, pair["answer"])
         examples.append(Example("pos", row, ids, len(prompt)))
-    return read_batch(examples, loaded, [vector.layer])[0][:, 0]
+    return read_batch(examples, loaded, [vector.layer]).means[:, 0]
 
 
 @functools.cache

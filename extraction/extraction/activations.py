@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extraction.distributed import Process
-from extraction.examples import Example, choose_neutral_tokens, read_batch, token_budget_batches
+from extraction.examples import Example, choose_neutral_tokens
+from extraction.reading import Batch, Reader, States, plan_batches, read_batch, sharing_pays
 from traitlens.layers import LAYER_CONVENTION, hook_point, n_layers
 from utils.activation_files import (
     TENSOR,
@@ -89,18 +90,18 @@ def capture_activations(
         logger.info("%s: these activations are there already", folder.trait)
         progress(len(examples))
         return info
-    batches = token_budget_batches([len(e.ids) for e in examples], settings.batch_tokens, settings.batch_size)
-    writers = _begin(folder, info, [examples[i] for i in batches[0]], loaded, process, overwrite)
+    writers, share = _begin(folder, info, examples, loaded, process, overwrite)
+    batches = plan_batches(examples, settings.batch_tokens, settings.batch_size, share)
+    reader = Reader(loaded, info.layers)
     journal = folder.unfinished_activations_dir / f"batches.{process.rank}.jsonl"
     done = {entry["batch"] for path in _journals(folder) for entry in read_jsonl(path) if "batch" in entry}
     for number, batch in process.mine(enumerate(batches)):
         if number not in done:
-            part = [examples[i] for i in batch]
-            halving_on_out_of_memory(lambda rows: _read_and_write(rows, loaded, info.layers, writers), part)
+            _read_and_write(batch, reader, writers)
             for writer in writers.values():
                 writer.flush()
             append_jsonl(journal, [{"batch": number}])
-        progress(len(batch))
+        progress(len(batch.examples))
     process.wait()
     if process.is_main:
         info = ActivationsInfo(**{**asdict(info), "dtype": next(iter(writers.values())).dtype})
@@ -155,21 +156,28 @@ def _examples(
     return choose_neutral_tokens(examples, settings.neutral_tokens)
 
 
-def _read_and_write(
-    batch: Sequence[Example], loaded: LoadedModel, layers: Sequence[int], writers: dict[str, RowWriter]
-) -> list[int]:
-    """Write a batch's means and kept tokens to their rows; returns the rows."""
-    means, tokens = read_batch(batch, loaded, layers)
+def _read_and_write(batch: Batch, reader: Reader, writers: dict[str, RowWriter]) -> None:
+    """Write a batch's means and kept tokens to their rows."""
+
+    def work(part: Sequence[Example]) -> list[None]:
+        # A part of a batch that was too large is read whole: its prompts were part of what filled the memory.
+        prompts = batch.prompts if len(part) == len(batch.examples) else ()
+        _write(part, reader.read(Batch(tuple(part), prompts)), writers)
+        return [None] * len(part)
+
+    halving_on_out_of_memory(work, batch.examples)
+
+
+def _write(batch: Sequence[Example], states: States, writers: dict[str, RowWriter]) -> None:
     for polarity in POLARITIES:
         rows = [i for i, e in enumerate(batch) if e.polarity == polarity]
         if rows:
-            _check_range(means[rows], writers[polarity].dtype)
-            writers[polarity].write([batch[i].row for i in rows], means[rows])
-    if len(tokens):
+            _check_range(states.means[rows], writers[polarity].dtype)
+            writers[polarity].write([batch[i].row for i in rows], states.means[rows])
+    if len(states.tokens):
         indices = [e.first_kept + k for e in batch for k in range(len(e.kept_tokens))]
-        _check_range(tokens, writers["neutral_tokens"].dtype)
-        writers["neutral_tokens"].write(indices, tokens)
-    return [e.row for e in batch]
+        _check_range(states.tokens, writers["neutral_tokens"].dtype)
+        writers["neutral_tokens"].write(indices, states.tokens)
 
 
 def _check_range(states: Tensor, dtype: StoredDtype) -> None:
@@ -236,12 +244,12 @@ def _finished(folder: TraitFolder) -> dict[str, object] | None:
 def _begin(
     folder: TraitFolder,
     info: ActivationsInfo,
-    longest: Sequence[Example],
+    examples: Sequence[Example],
     loaded: LoadedModel,
     process: Process,
     overwrite: bool,
-) -> dict[str, RowWriter]:
-    """The unfinished files of this capture: as an interrupted run left them, or new."""
+) -> tuple[dict[str, RowWriter], bool]:
+    """The unfinished files of this capture, as an interrupted run left them, or new; and whether prompts are shared."""
     unfinished = folder.unfinished_activations_dir
     header = unfinished / "settings.jsonl"
     if process.is_main:
@@ -250,14 +258,16 @@ def _begin(
             if unfinished.is_dir():
                 logger.info("%s: unfinished activations of another capture are discarded", folder.trait)
                 shutil.rmtree(unfinished)
-            dtype = info.dtype or _stored_dtype(longest, loaded, info.layers)
-            append_jsonl(header, [{"capture": _timeless(info), "dtype": dtype}])
+            dtype = info.dtype or _stored_dtype(max(examples, key=lambda e: len(e.ids)), loaded, info.layers)
+            share = sharing_pays(examples, loaded, info.layers)
+            append_jsonl(header, [{"capture": _timeless(info), "dtype": dtype, "share_prompts": share}])
     process.wait()
-    dtype = read_jsonl(header)[0]["dtype"]
+    header_row = read_jsonl(header)[0]
+    dtype, share = header_row["dtype"], header_row.get("share_prompts", False)
     if process.is_main:
         writers = _writers(folder, info, dtype)  # makes the files; the others open them
     process.wait()
-    return writers if process.is_main else _writers(folder, info, dtype)
+    return (writers if process.is_main else _writers(folder, info, dtype)), share
 
 
 def _writers(folder: TraitFolder, info: ActivationsInfo, dtype: StoredDtype) -> dict[str, RowWriter]:
@@ -271,8 +281,8 @@ def _writers(folder: TraitFolder, info: ActivationsInfo, dtype: StoredDtype) -> 
     }  # fmt: skip
 
 
-def _stored_dtype(longest: Sequence[Example], loaded: LoadedModel, layers: Sequence[int]) -> StoredDtype:
-    means, tokens = read_batch(longest[:1], loaded, layers)
+def _stored_dtype(longest: Example, loaded: LoadedModel, layers: Sequence[int]) -> StoredDtype:
+    means, tokens = read_batch([longest], loaded, layers)
     largest = max(float(means.abs().max()), float(tokens.abs().max()) if len(tokens) else 0.0)
     return "float16" if largest < _FLOAT16_SAFE else "bfloat16"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from extraction.cli import run_command
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from extraction.examples import Example
     from utils.models import LoadedModel
 
 logger = logging.getLogger("traitlens")
@@ -71,6 +72,7 @@ def check_loaded(loaded: LoadedModel) -> list[Finding]:
     checks: list[Callable[[LoadedModel], Finding]] = [
         _hooks_are_hidden_states,
         _batch_equals_single,
+        _shared_prompts_read_as_whole,
         _left_padding_generates_as_single,
         _one_bos,
         _instruction_is_shown,
@@ -85,13 +87,6 @@ def _token_rows(loaded: LoadedModel) -> list[list[int]]:
 
     prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, _QUESTION))
     return [prompt + encode_response(loaded.tokenizer, response) for response in _RESPONSES]
-
-
-def _tolerance(loaded: LoadedModel) -> float:
-    """Largest relative difference that rounding explains: padded and unpadded products take different kernels."""
-    import torch
-
-    return 2e-4 if loaded.model.dtype == torch.float32 else 0.1
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
@@ -119,23 +114,47 @@ def _hooks_are_hidden_states(loaded: LoadedModel) -> Finding:
 def _batch_equals_single(loaded: LoadedModel) -> Finding:
     import torch
 
-    from extraction.examples import Example, read_batch
+    from extraction.reading import read_batch, rounding
     from traitlens import n_layers
-    from utils.prompts import encode_prompt, format_prompt
 
-    start = len(encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, _QUESTION)))
-    examples = [Example("pos", i, ids, start) for i, ids in enumerate(_token_rows(loaded))]
+    examples = _examples(loaded, [_QUESTION])
     layers = range(n_layers(loaded.model))
-    together = read_batch(examples, loaded, layers)[0]
-    alone = torch.cat([read_batch([example], loaded, layers)[0] for example in examples])
+    together = read_batch(examples, loaded, layers).means
+    alone = torch.cat([read_batch([example], loaded, layers).means for example in examples])
     worst = max(_difference(together[:, layer], alone[:, layer]) for layer in layers)
-    holds = worst < _tolerance(loaded)
+    holds = worst < rounding(loaded)
     return Finding("padded batch equals single rows", holds, f"largest relative difference {worst:.1e}")
+
+
+def _shared_prompts_read_as_whole(loaded: LoadedModel) -> Finding:
+    from extraction.reading import rounding, sharing_error
+    from extraction.shared_prompts import can_share_prompts
+    from traitlens import n_layers
+
+    name = "shared prompts equal whole texts"
+    examples = _examples(loaded, [_QUESTION, "Why?"])
+    if not can_share_prompts(loaded.model, max(len(e.ids) for e in examples)):
+        return Finding(name, True, "not used: this model's texts are read whole")
+    worst = sharing_error(examples, loaded, range(n_layers(loaded.model)))
+    return Finding(name, worst < rounding(loaded), f"largest relative difference {worst:.1e}")
+
+
+def _examples(loaded: LoadedModel, questions: Sequence[str]) -> list[Example]:
+    from extraction.examples import Example
+    from utils.prompts import encode_prompt, encode_response, format_prompt
+
+    prompts = [encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, question)) for question in questions]
+    return [
+        Example("pos", i, prompt + encode_response(loaded.tokenizer, response), len(prompt))
+        for prompt in prompts
+        for i, response in enumerate(_RESPONSES)
+    ]
 
 
 def _left_padding_generates_as_single(loaded: LoadedModel) -> Finding:
     import torch
 
+    from extraction.reading import rounding
     from utils.generation import left_padded
 
     rows = _token_rows(loaded)
@@ -149,7 +168,7 @@ def _left_padding_generates_as_single(loaded: LoadedModel) -> Finding:
             [loaded.model(input_ids=torch.tensor([row], device=loaded.device)).logits[:, -1].float() for row in rows]
         )
     worst = _difference(batch, single)
-    holds = worst < _tolerance(loaded)
+    holds = worst < rounding(loaded)
     return Finding("left padding keeps next-token logits", holds, f"relative difference {worst:.1e}")
 
 

@@ -1,18 +1,12 @@
-"""Responses as the model reads them: tokens, batches under a token budget, and one forward pass over a batch."""
+"""Responses as the model reads them: their tokens, which of them are kept, and batches under a token budget."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from traitlens.activations import mean_over_tokens, read_layers
 from utils.activation_files import spread_evenly
-from utils.models import LoadedModel
 from utils.records import Polarity
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -70,30 +64,3 @@ def token_budget_batches(lengths: Sequence[int], batch_tokens: int, batch_size: 
         else:
             batches.append([index])
     return batches
-
-
-def read_batch(batch: Sequence[Example], loaded: LoadedModel, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Mean activations [batch, n_layers, hidden] and states at kept tokens [m, n_layers, hidden], float32, one pass."""
-    import torch
-
-    length = max(len(e.ids) for e in batch)
-    input_ids = torch.full((len(batch), length), loaded.tokenizer.pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    token_mask = torch.zeros(input_ids.shape, dtype=torch.bool)
-    kept_rows, kept_columns = [], []
-    for i, example in enumerate(batch):
-        end = len(example.ids)
-        input_ids[i, :end] = torch.tensor(example.ids)
-        attention_mask[i, :end] = 1
-        token_mask[i, example.response_start : end] = True
-        kept_rows += [i] * len(example.kept_tokens)
-        kept_columns += [example.response_start + position for position in example.kept_tokens]
-    mean = mean_over_tokens(token_mask.to(loaded.device))
-
-    def reduce(hidden: Tensor) -> Tensor:
-        if not kept_rows:
-            return mean(hidden)
-        return torch.cat([mean(hidden), hidden[kept_rows, kept_columns].float()])
-
-    states = read_layers(loaded.model, input_ids.to(loaded.device), attention_mask.to(loaded.device), layers, reduce)
-    return states[: len(batch)], states[len(batch) :]

@@ -13,7 +13,7 @@ from utils.models import LoadedModel
 def test_every_check_holds_on_every_small_architecture(architecture):
     loaded = LoadedModel(small_model(architecture), tiny_tokenizer(), architecture, architecture, None)
     findings = check_loaded(loaded)
-    assert len(findings) == 7
+    assert len(findings) == 8
     assert [f for f in findings if not f.holds] == []
 
 
