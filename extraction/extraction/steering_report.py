@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from utils.files import replacing
 
 if TYPE_CHECKING:
-    from extraction.steering import CausalCheck, Series
+    from extraction.steering import CausalCheck
+    from extraction.steering_bench import Series
 
 _COLOUR = {"vector": "#D55E00", "random": "#555555"}
 _DEAR = 2.0  # perplexity at which the answers have become another kind of text

@@ -86,7 +86,9 @@ def test_readout_and_perplexity_are_of_the_unsteered_model_as_computed_by_hand(c
 def test_the_random_direction_is_as_long_as_the_vector_and_across_it(checked, monkeypatch):
     folder, _, _ = checked
     added = []
-    monkeypatch.setattr("extraction.steering.add_steering_hook", lambda hooks, vector, layer: added.append(vector))
+    monkeypatch.setattr(
+        "extraction.steering_bench.add_steering_hook", lambda hooks, vector, layer: added.append(vector)
+    )
     settings = replace(SETTINGS, n_prompts=1, sampling=Sampling(1, 0.0))
     other = folder.root / "other.json"
     root = folder.root.parent.parent
@@ -127,11 +129,14 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
         name = "counting"
 
         def __init__(self):
-            self.seen = []
+            self.seen, self.closed = [], False
 
         def verdicts(self, prompts, eval_type="0_100"):
             self.seen += prompts
             return ((i, Verdict(float(len(self.seen)))) for i in range(len(prompts)))
+
+        def close(self):
+            self.closed = True
 
     folder, _, _ = checked
     judge = Counting()
@@ -139,6 +144,7 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
     root = folder.root.parent.parent
     path = folder.root / "judged.json"
     result = run_causal_check("smollm2_demo", "sycophantic", SETTINGS, str(path), device="cpu", experiments_dir=root)
+    assert judge.closed
     assert len(judge.seen) == 2 * 5  # two questions; zero, and two doses of two directions
     assert all("Does the answer flatter?" in prompt for prompt in judge.seen)
     assert result.series[0].judged_effect.n_prompts == 2
