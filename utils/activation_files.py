@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.errors import DamagedFileError, UserError
-from utils.files import read_json, write_json
+from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.files import read_json, sha256_of_file, write_json
 from utils.records import POLARITIES, ActivationsInfo, Polarity, Response
 from utils.store import Experiment, TraitFolder, responses_fingerprint
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TENSOR = "activations"
 SCRIPT = "2_extract_activations.py"
 _METADATA = "metadata.json"
+_FINGERPRINTS = "files_sha256"
 
 
 def activations_path(folder: TraitFolder, part: str) -> Path:
@@ -25,12 +26,13 @@ def activations_path(folder: TraitFolder, part: str) -> Path:
 
 
 def write_activations_info(directory: Path, info: ActivationsInfo) -> None:
-    """Write the side-car of finished activations into their folder."""
-    write_json(directory / _METADATA, asdict(info))
+    """Write the side-car of finished activations into their folder, with the fingerprints of its tensor files."""
+    files = {path.name: sha256_of_file(path) for path in sorted(directory.glob("*.safetensors"))}
+    write_json(directory / _METADATA, {**asdict(info), _FINGERPRINTS: files})
 
 
 def read_activations_info(folder: TraitFolder) -> ActivationsInfo:
-    """How a trait's activations were captured.
+    """How a trait's activations were captured; their files were found to be whole.
 
     Raises:
         MissingInputError, DamagedFileError: names the command that makes them.
@@ -41,7 +43,18 @@ def read_activations_info(folder: TraitFolder) -> ActivationsInfo:
     missing = sorted(names - set(value)) if isinstance(value, dict) else sorted(names)
     if missing:
         raise DamagedFileError(path, f"lacks {', '.join(missing)}", remedy)
+    _check_files(folder, value.get(_FINGERPRINTS), remedy)
     return ActivationsInfo(**{name: value[name] for name in names})
+
+
+def _check_files(folder: TraitFolder, fingerprints: object, remedy: str) -> None:
+    """Raise where a tensor file is not what was captured; side-cars without fingerprints vouch for nothing."""
+    for name, fingerprint in fingerprints.items() if isinstance(fingerprints, dict) else ():
+        path = folder.activations_dir / name
+        if not path.is_file():
+            raise MissingInputError(path, remedy)
+        if sha256_of_file(path) != fingerprint:
+            raise DamagedFileError(path, f"is not the file that {_METADATA} beside it describes", remedy)
 
 
 def responses_folder(folder: TraitFolder, experiment: str) -> TraitFolder:

@@ -4,7 +4,6 @@ The package ships the weights as a GGUF file (4-bit blocks). Computing on those 
 product, so they are dequantised once into a cache folder in the transformers format, as bfloat16.
 """
 
-import hashlib
 import importlib.util
 import logging
 import os
@@ -13,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import sha256_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,7 @@ def embedded_model_folder() -> Path:
     Two processes that ask at once make it once. A folder appears whole or not at all.
     """
     gguf = embedded_gguf()
-    with gguf.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 22):  # hashlib.file_digest needs Python 3.11
-            digest.update(chunk)
-    folder = cache_dir() / f"{EMBEDDED_MODEL}-{digest.hexdigest()[:16]}-bfloat16"
+    folder = cache_dir() / f"{EMBEDDED_MODEL}-{sha256_of_file(gguf)[:16]}-bfloat16"
     if folder.is_dir():
         return folder
     from filelock import FileLock

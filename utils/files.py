@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from utils.errors import DamagedFileError, MissingInputError
 
@@ -26,9 +28,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 with Unix line ends, atomically."""
+    """Write ``text`` as UTF-8 with Unix line ends, atomically. A lone surrogate is no character and becomes "?"."""
     with replacing(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+        temporary.write_bytes(text.encode("utf-8", "replace"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left of ``replacing`` below ``folder``, where no other process writes now."""
+    for path in folder.rglob(".*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,12 +53,43 @@ def read_json(path: Path, remedy: str) -> Any:
     """
     text = read_text(path, remedy)
     try:
-        return json.loads(text)
+        return parse_json(text)
+    except ValueError as error:
+        raise DamagedFileError(path, f"not valid JSON ({error})", remedy) from error
+
+
+# Escapes of which a lone one is half a character.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text, all of whose numbers are finite and all of whose texts are whole characters.
+
+    Raises:
+        ValueError: it is something else; says where or what.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        if _SURROGATE.search(text if isinstance(text, str) else text.decode("utf-8", "replace")):
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        problem = f"not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        raise DamagedFileError(path, problem, remedy) from error
+        raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
     except RecursionError as error:
-        raise DamagedFileError(path, "JSON nested too deeply", remedy) from error
+        raise ValueError("nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("a text holds half a character, a lone surrogate") from error
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {digits[:20]} is too large")
+    return value
 
 
 def read_text(path: Path, remedy: str) -> str:
@@ -71,7 +110,8 @@ def append_jsonl(path: Path, values: Iterable[Any]) -> None:
     with path.open("ab") as file:
         if file.tell() > 0 and not _ends_with_newline(path):
             file.write(b"\n")  # so that a torn line does not swallow the next one
-        file.write("".join(json.dumps(v, ensure_ascii=False, allow_nan=False) + "\n" for v in values).encode("utf-8"))
+        # Escaped, because a text out of JSON can hold a lone surrogate, which UTF-8 cannot write.
+        file.write("".join(json.dumps(v, allow_nan=False) + "\n" for v in values).encode("ascii"))
         file.flush()
         os.fsync(file.fileno())
 
@@ -82,15 +122,29 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def read_jsonl(path: Path) -> list[Any]:
-    """The values of a journal written by ``append_jsonl``; lines torn by a crash are left out. Empty without a file."""
+def read_jsonl(path: Path, keys: Collection[str] = ()) -> list[Any]:
+    """The objects of a journal written by ``append_jsonl``. Empty without a file.
+
+    Lines torn by a crash, and those that lack one of ``keys``, are left out: they are no finished work of this journal.
+    """
     if not path.is_file():
         return []
     values = []
     for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):  # a torn line was never finished work
-            values.append(json.loads(line))
+        with contextlib.suppress(ValueError, RecursionError):  # torn, or not text at all
+            value = json.loads(line)
+            if isinstance(value, dict) and all(key in value for key in keys):
+                values.append(value)
     return values
+
+
+def sha256_of_file(path: Path) -> str:
+    """Fingerprint of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):  # hashlib.file_digest needs Python 3.11
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def sha256_of_texts(texts: Iterable[str]) -> str:

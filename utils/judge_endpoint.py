@@ -227,16 +227,22 @@ class ApiJudge:
     def verdicts(self, prompts: Sequence[str], eval_type: str = "0_100") -> Iterator[tuple[int, Verdict]]:
         """The index and verdict of every prompt, in the order in which they are ready."""
         tasks = {self._loop.create_task(self._endpoint.grade(p, eval_type)): i for i, p in enumerate(prompts)}
-        waiting = set(tasks)
+        # Not asyncio.wait, which looks at all that are under way each time one is ready: quadratic in the prompts.
+        ready: asyncio.Queue[asyncio.Task[Verdict]] = asyncio.Queue()
+        for task in tasks:
+            task.add_done_callback(ready.put_nowait)
+        missing = len(tasks)
         try:
-            while waiting:
-                waiter = asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                done, waiting = self._loop.run_until_complete(waiter)
+            while missing:
+                done = [self._loop.run_until_complete(ready.get())]
+                while not ready.empty():
+                    done.append(ready.get_nowait())
+                missing -= len(done)
                 # Finished scores are handed out before an error among them ends the run.
                 for task in sorted(done, key=lambda t: t.exception() is not None):
                     yield tasks[task], task.result()
         finally:
-            for task in waiting:
+            for task in tasks:
                 task.cancel()
             self._loop.run_until_complete(_settled(tasks))
 

@@ -59,6 +59,8 @@ class ResultsFile:
         if not self._settings_path.is_file():
             raise UserError(f"{self.output} is there already, and it is not known how it was made. {remedy}")
         known = read_json(self._settings_path, remedy)
+        if not isinstance(known, dict):
+            raise DamagedFileError(self._settings_path, "not a JSON object", remedy)
         differing = [k for k in {**known, **settings} if known.get(k) != settings.get(k)]
         if differing:
             raise UserError(f"{self.output} was made with other settings ({', '.join(differing)}). {remedy}")
@@ -66,7 +68,8 @@ class ResultsFile:
 
     def _read_back(self) -> dict[int, dict[str, Any]]:
         if self._journal.exists():
-            return {entry["index"]: entry["result"] for entry in read_jsonl(self._journal)}
+            entries = read_jsonl(self._journal, ("index", "result"))
+            return {entry["index"]: entry["result"] for entry in entries}
         return dict(enumerate(read_results(self.output)))
 
     @property

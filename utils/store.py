@@ -7,6 +7,7 @@ from here.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
-from utils.files import read_json, read_text, replacing, sha256_of_texts, write_json
+from utils.files import read_json, read_text, remove_leftovers, replacing, sha256_of_texts, write_json
 from utils.records import InstructionPair, Polarity, Response, TraitDefinition
 
 # Names become folders: word characters of any language, dots, dashes and inner spaces, nothing that can climb out.
@@ -92,7 +93,7 @@ class TraitFolder:
         path = self.responses_path(polarity)
         if polarity == "neutral" and not path.is_file():
             return []
-        return read_responses_csv(path, self.command("1_generate_responses.py"))
+        return read_responses_csv(path, self._responses_remedy)
 
     def write_responses(self, polarity: Polarity, responses: Sequence[Response]) -> None:
         """Replace one side's CSV, atomically."""
@@ -111,12 +112,21 @@ class TraitFolder:
         """How the responses were made; empty where they came from elsewhere and nothing is recorded."""
         if not self.responses_metadata_path.is_file():
             return {}
-        value = read_json(self.responses_metadata_path, self.command("1_generate_responses.py"))
+        value = read_json(self.responses_metadata_path, self._responses_remedy)
         if not isinstance(value, dict):
-            raise DamagedFileError(
-                self.responses_metadata_path, "not a JSON object", self.command("1_generate_responses.py")
-            )
+            raise DamagedFileError(self.responses_metadata_path, "not a JSON object", self._responses_remedy)
+        for key in ("generation", "judge"):
+            if not isinstance(value.get(key), dict | None):
+                raise DamagedFileError(
+                    self.responses_metadata_path, f"{key!r} is not a JSON object", self._responses_remedy
+                )
         return value
+
+    @property
+    def _responses_remedy(self) -> str:
+        """How to make the responses again: stage 1 takes those that its metadata vouch for as finished."""
+        finished = self.responses_metadata_path.is_file() and not self.journal_paths("generated.settings")
+        return self.command("1_generate_responses.py") + (" --overwrite" if finished else "")
 
     def write_responses_metadata(self, metadata: dict[str, Any]) -> None:
         """Replace the responses' side-car, atomically."""
@@ -138,6 +148,7 @@ class TraitFolder:
         except Timeout as error:
             raise UserError(f"another run is working on {self.root}: wait for it, or end it, and run again") from error
         try:
+            remove_leftovers(self.root)
             yield
         finally:
             lock.release()
@@ -261,7 +272,9 @@ def read_responses_csv(path: Path, remedy: str) -> list[Response]:
     """Responses of a CSV with at least the documented columns; "NA" and the like are text, an empty score is None."""
     import pandas as pd
 
-    read_text(path, remedy)  # missing or not UTF-8: said in one line
+    short = _short_row(read_text(path, remedy))
+    if short:
+        raise DamagedFileError(path, short, remedy)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -270,6 +283,22 @@ def read_responses_csv(path: Path, remedy: str) -> list[Response]:
     if missing:
         raise DamagedFileError(path, f"lacks the column {', '.join(missing)}", remedy)
     return [_response_of(row, path, i, remedy) for i, row in enumerate(table.to_dict("records"))]
+
+
+def _short_row(text: str) -> str | None:
+    """What is wrong with the first row that ends early, which pandas would fill up with empty cells."""
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    width = 0
+    try:
+        for number, row in enumerate(csv.reader(io.StringIO(text, newline=""))):
+            if row and len(row) < width:
+                return f"row {number} has {len(row)} cells where the header has {width}: the file was cut or edited"
+            width = width or len(row)
+    except csv.Error:  # pandas says what is wrong, or reads what this reader cannot, as NUL in Python 3.10
+        pass
+    finally:
+        csv.field_size_limit(limit)
+    return None
 
 
 def _response_of(row: dict[Any, Any], path: Path, index: int, remedy: str) -> Response:

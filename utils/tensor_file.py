@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -41,20 +42,25 @@ class RowWriter:
             with path.open("wb") as file:
                 file.write(len(header).to_bytes(8, "little") + header)
                 file.truncate(offset + n_bytes)
-        self._rows = np.memmap(path, dtype=item, mode="r+", offset=offset, shape=shape) if n_bytes else None
+        self._item, self._offset = item, offset
+        self._row_bytes = n_bytes // shape[0] if n_bytes else 0
+        # Not a memory map: on a full disk writing to one kills the process, where writing to a file says what is wrong.
+        self._file = path.open("r+b", buffering=0)
 
     def write(self, indices: list[int], rows: Tensor) -> None:
         """Write float32 ``rows`` [len(indices), ...] at ``indices``."""
         import torch
 
-        if self._rows is None or not indices:
-            return
-        stored = rows.to(getattr(torch, self.dtype))
-        self._rows[indices] = (
-            stored.view(torch.int32 if self.dtype == "float32" else torch.int16).numpy().view(self._rows.dtype)
+        stored = rows.to(getattr(torch, self.dtype)).contiguous()
+        values: np.ndarray = (
+            stored.view(torch.int32 if self.dtype == "float32" else torch.int16).numpy().view(self._item)
         )
+        for index, row in zip(indices, values, strict=True):
+            self._file.seek(self._offset + index * self._row_bytes)
+            rest = memoryview(row.tobytes())
+            while rest:  # a disk that fills up takes a part before it refuses
+                rest = rest[self._file.write(rest) :]
 
     def flush(self) -> None:
         """Wait until everything written is on disk."""
-        if self._rows is not None:
-            self._rows.flush()
+        os.fsync(self._file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 import re
@@ -53,8 +54,11 @@ def write_vector(folder: TraitFolder, vector: torch.Tensor, metadata: dict[str, 
     if not bool(torch.isfinite(vector).all()):
         raise UserError(f"{metadata['method']} gave NaN or infinity for {folder.trait} at layer {metadata['layer']}")
     write_json(sidecar_path(path), metadata)
+    # Through memory: torch would write its temporary file's name into the archive, and report a full disk as a bug.
+    archive = io.BytesIO()
+    torch.save(vector, archive)
     with replacing(path) as temporary:
-        torch.save(vector, temporary)
+        temporary.write_bytes(archive.getvalue())
     return path
 
 

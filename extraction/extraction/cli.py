@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import functools
 import inspect
 import logging
@@ -19,6 +20,19 @@ from extraction.distributed import Process
 from utils.errors import UserError
 
 logger = logging.getLogger("traitlens")
+
+_NO_ROOM = "Free space there and run the same command again: it continues"
+_NO_ACCESS = "Allow it, or name another place (--experiments_dir, --output, TRAITLENS_CACHE for the embedded model)"
+_SYSTEM_REMEDIES = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: _NO_ROOM,
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
+    errno.EROFS: _NO_ACCESS,
+    errno.ENAMETOOLONG: "Shorten the names",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n), or ask for less at once",
+}
 
 
 def run_command(command: Callable[..., object], argv: Sequence[str] | None = None) -> NoReturn:
@@ -46,6 +60,10 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
         _fail(str(error))
     except ModuleNotFoundError as error:
         _fail(f"the package {error.name!r} is missing. Run: pip install -e .")
+    except OSError as error:
+        if error.errno not in _SYSTEM_REMEDIES:
+            raise
+        _fail(f"{error.filename or 'writing a file'}: {error.strerror}. {_SYSTEM_REMEDIES[error.errno]}")
     except KeyboardInterrupt:
         logger.info("interrupted; run the same command again to continue")
         sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -66,11 +67,11 @@ def judge_gold(
     if judge is None:
         raise UserError("--judge_model none has no agreement to report")
     results = {}
-    for name, definition in chosen.items():
-        pairs = [pair for pair in gold if pair["trait"] == name]
-        results[name] = grade_pairs(judge, definition, pairs)
-        logger.info("%s", _line(name, results[name]))
-    judge.close()
+    with contextlib.closing(judge):
+        for name, definition in chosen.items():
+            pairs = [pair for pair in gold if pair["trait"] == name]
+            results[name] = grade_pairs(judge, definition, pairs)
+            logger.info("%s", _line(name, results[name]))
     if output:
         write_json(Path(output), {"judge": judge.name, "traits": results})
         logger.info("agreement: %s", output)

@@ -74,7 +74,11 @@ def resolve_judge(settings: JudgeSettings, generation: LoadedModel | Callable[[]
     else:
         endpoint = make_endpoint(name, settings.judge_base_url, settings.judge_concurrency, settings.judge_samples)
         judge = ApiJudge(endpoint)
-    judge.check()
+    try:
+        judge.check()
+    except UserError:
+        judge.close()
+        raise
     logger.info("judge: %s%s", judge.name, chosen)
     return judge
 
@@ -146,7 +150,8 @@ def _without_scores(
 
 def _with_journal(folder: TraitFolder, definition: TraitDefinition, rows: list[_Row], judge: Judge) -> list[_Row]:
     """The rows with the scores that an interrupted run of the same judge has left."""
-    entries = read_jsonl(folder.journal_path(JOURNAL))
+    keys = ("judge", "polarity", "row", "key", "score", "method")
+    entries = read_jsonl(folder.journal_path(JOURNAL), keys)
     found = {(e["polarity"], e["row"], e["key"]): e for e in entries if e["judge"] == judge.name}
     result = []
     for row in rows:

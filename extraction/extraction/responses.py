@@ -155,6 +155,7 @@ def begin_journal(folder: TraitFolder, settings: dict[str, Any], overwrite: bool
                 "Score them with --judge_only, or replace them with --overwrite"
             )
         _check_same(made, settings, folder, "responses were made")
+        clear_journal(folder)  # a run that was killed while it cleared them
         return False
     clear_journal(folder)  # rows that no header vouches for
     append_jsonl(header_path, [settings])
@@ -172,7 +173,8 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], folder: TraitFolder
 
 def finished_rows(folder: TraitFolder) -> dict[tuple[Polarity, int], Response]:
     """Responses in the journals of all processes, by side and row."""
-    entries = [e for path in folder.journal_paths(f"{JOURNAL}.") for e in read_jsonl(path) if "polarity" in e]
+    keys = ("polarity", "row", "response")
+    entries = [entry for path in folder.journal_paths(f"{JOURNAL}.") for entry in read_jsonl(path, keys)]
     return {(e["polarity"], e["row"]): Response(**e["response"]) for e in entries}
 
 

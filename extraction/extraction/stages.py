@@ -75,10 +75,8 @@ def run_stage_1(
             model_name, device=process.device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
         )
 
-    scorer = resolve_judge(judge, loaded) if process.is_main else None
     server = Server(gen_base_url, model_name, gen_concurrency) if gen_base_url else None
-
-    generator = server or (None if judge_only else loaded())
+    scorer = resolve_judge(judge, loaded) if process.is_main else None
 
     def work(i: int) -> None:
         with _held(folders[i], process):
@@ -87,7 +85,9 @@ def run_stage_1(
             if process.is_main:
                 _judge(folders[i], definitions[i], scorer, judge)
 
-    for_each_trait([f.trait for f in folders], work, stop_at_first=process.count > 1)
+    with contextlib.closing(scorer) if scorer else contextlib.nullcontext():
+        generator = server or (None if judge_only else loaded())
+        for_each_trait([f.trait for f in folders], work, stop_at_first=process.count > 1)
     if process.is_main:
         logger.info("responses: %s", ", ".join(str(f.root / "responses") for f in folders))
 
