@@ -1,28 +1,25 @@
 """Every path of an experiment, and its definitions and responses.
 
-The formats of vectors and activations are in ``utils.vectors`` and ``utils.activation_files``; both take their paths
-from here.
+The formats of responses, vectors and activations are in ``utils.response_csv``, ``utils.vectors`` and
+``utils.activation_files``; all take their paths from here.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
-from utils.files import read_json, read_text, remove_leftovers, replacing, sha256_of_texts, write_json
+from utils.files import read_json, remove_leftovers, sha256_of_texts, write_json
 from utils.records import InstructionPair, Polarity, Response, TraitDefinition
+from utils.response_csv import read_responses_csv, write_responses_csv
 
 # Names become folders: word characters of any language, dots, dashes and inner spaces, nothing that can climb out.
 _NAME = re.compile(r"\w[\w .+-]*", re.UNICODE)
-_RESPONSE_COLUMNS = ("question", "instruction", "prompt", "response", "trait_score")
 
 
 @dataclass(frozen=True)
@@ -97,16 +94,7 @@ class TraitFolder:
 
     def write_responses(self, polarity: Polarity, responses: Sequence[Response]) -> None:
         """Replace one side's CSV, atomically."""
-        import pandas as pd
-
-        rows = [{**asdict(r), "trait_score": _format_score(r.trait_score)} for r in responses]
-        table = pd.DataFrame(rows, columns=[f.name for f in fields(Response)])
-        with replacing(self.responses_path(polarity)) as temporary:
-            # Every cell quoted: a bare carriage return would end its row. A lone surrogate, which JSON can carry, is no
-            # character and becomes "?".
-            table.to_csv(
-                temporary, index=False, lineterminator="\n", encoding="utf-8", errors="replace", quoting=csv.QUOTE_ALL
-            )
+        write_responses_csv(self.responses_path(polarity), responses)
 
     def read_responses_metadata(self) -> dict[str, Any]:
         """How the responses were made; empty where they came from elsewhere and nothing is recorded."""
@@ -266,55 +254,6 @@ def _problem_of_eval_prompt(eval_prompt: object) -> str | None:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def read_responses_csv(path: Path, remedy: str) -> list[Response]:
-    """Responses of a CSV with at least the documented columns; "NA" and the like are text, an empty score is None."""
-    import pandas as pd
-
-    short = _short_row(read_text(path, remedy))
-    if short:
-        raise DamagedFileError(path, short, remedy)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DamagedFileError(path, f"not a CSV table ({str(error).strip()})", remedy) from error
-    missing = [column for column in _RESPONSE_COLUMNS if column not in table.columns]
-    if missing:
-        raise DamagedFileError(path, f"lacks the column {', '.join(missing)}", remedy)
-    return [_response_of(row, path, i, remedy) for i, row in enumerate(table.to_dict("records"))]
-
-
-def _short_row(text: str) -> str | None:
-    """What is wrong with the first row that ends early, which pandas would fill up with empty cells."""
-    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
-    width = 0
-    try:
-        for number, row in enumerate(csv.reader(io.StringIO(text, newline=""))):
-            if row and len(row) < width:
-                return f"row {number} has {len(row)} cells where the header has {width}: the file was cut or edited"
-            width = width or len(row)
-    except csv.Error:  # pandas says what is wrong, or reads what this reader cannot, as NUL in Python 3.10
-        pass
-    finally:
-        csv.field_size_limit(limit)
-    return None
-
-
-def _response_of(row: dict[Any, Any], path: Path, index: int, remedy: str) -> Response:
-    text = str(row["trait_score"]).strip()
-    try:
-        score = float(text) if text else None
-    except ValueError:
-        score = math.nan
-    if score is not None and not 0 <= score <= 100:
-        raise DamagedFileError(path, f"row {index + 1}: trait_score {text!r} is not a number from 0 to 100", remedy)
-    known = {f.name: str(row[f.name]) for f in fields(Response) if f.name in row and f.name != "trait_score"}
-    return Response(**known, trait_score=score)
-
-
-def _format_score(score: float | None) -> str:
-    return "" if score is None else f"{score:.4f}".rstrip("0").rstrip(".")
 
 
 def responses_fingerprint(responses: Sequence[Response]) -> str:
