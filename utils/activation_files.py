@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.files import read_json, sha256_of_file, write_json
@@ -43,6 +44,9 @@ def read_activations_info(folder: TraitFolder) -> ActivationsInfo:
     missing = sorted(names - set(value)) if isinstance(value, dict) else sorted(names)
     if missing:
         raise DamagedFileError(path, f"lacks {', '.join(missing)}", remedy)
+    wrong = _of_wrong_form(value)
+    if wrong:
+        raise DamagedFileError(path, f"{', '.join(wrong)}: not as this command writes it", remedy)
     _check_files(folder, value.get(_FINGERPRINTS), remedy)
     return ActivationsInfo(**{name: value[name] for name in names})
 
@@ -55,6 +59,28 @@ def _check_files(folder: TraitFolder, fingerprints: object, remedy: str) -> None
             raise MissingInputError(path, remedy)
         if sha256_of_file(path) != fingerprint:
             raise DamagedFileError(path, f"is not the file that {_METADATA} beside it describes", remedy)
+
+
+def _of_wrong_form(value: dict[str, Any]) -> list[str]:
+    """Keys of the side-car whose values cannot be used."""
+    lists = {f"{key}.{part}": rows for key in ("rows", "n_response_tokens") for part, rows in _items(value[key])}
+    wrong = [k for k in ("model", "responses_from", "layer_convention", "context") if not isinstance(value[k], str)]
+    wrong += [key for key in ("n_layers", "hidden_size", "n_neutral_tokens") if not _is_count(value[key])]
+    dicts = ("rows", "n_response_tokens", "texts_sha256", "hook_points")
+    wrong += [key for key in dicts if not isinstance(value[key], dict)]
+    wrong += [
+        key for key, rows in {"layers": value["layers"], **lists}.items()
+        if not isinstance(rows, list) or not all(map(_is_count, rows))
+    ]  # fmt: skip
+    return wrong
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _items(value: object) -> Iterable[tuple[Any, Any]]:
+    return value.items() if isinstance(value, dict) else ()
 
 
 def responses_folder(folder: TraitFolder, experiment: str) -> TraitFolder:

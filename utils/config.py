@@ -2,12 +2,20 @@
 
 import logging
 import os
+import re
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _PLACEHOLDER_STARTS = ("your_", "your-", "sk-...", "hf_...", "xxx", "<", "changeme", "replace")
+_KEY_NAMES = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "JUDGE_API_KEY", "GEN_API_KEY", "HF_TOKEN")
+_SHORTEST_KEY = 8  # what is shorter guards nothing, and would be found in any text
+_USER_IN_URL = re.compile(r"(?<=://)[^/\s]*@")
+_KEY_IN_QUERY = re.compile(r"(?<=[?&])([\w-]*(?:key|token|secret|password)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
 
 
 def load_credentials(env_file: Path | None = None) -> None:
@@ -22,7 +30,12 @@ def load_credentials(env_file: Path | None = None) -> None:
         return
     if os.name == "posix" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         logger.warning("%s can be read by other users; it holds keys: chmod 600 %s", path, path)
-    load_dotenv(path)
+    try:
+        load_dotenv(path)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"cannot read {path} as lines of NAME=value in UTF-8 ({type(error).__name__}): mend it"
+        ) from error
 
 
 def get_credential(name: str) -> str | None:
@@ -36,4 +49,36 @@ def get_credential(name: str) -> str | None:
     value = os.environ.get(name, "").strip()
     if not value or value.lower().startswith(_PLACEHOLDER_STARTS):
         return None
+    if not (value.isascii() and value.isprintable()):
+        raise UserError(f"{name} holds characters that no key has, as a line break or a letter that is not ASCII")
     return value
+
+
+def without_keys(text: str, *keys: str) -> str:
+    """``text`` without the credentials of this project, without ``keys``, and without those in addresses.
+
+    >>> without_keys("POST https://me:secret@host/v1?api_key=abc refused")
+    'POST https://host/v1?api_key=[key] refused'
+    """
+    known = [*keys, *(os.environ.get(name, "").strip() for name in _KEY_NAMES)]
+    for key in sorted(known, key=len, reverse=True):
+        if len(key) >= _SHORTEST_KEY:
+            text = text.replace(key, "[key]")
+    return _KEY_IN_QUERY.sub(r"\1[key]", _USER_IN_URL.sub("", text))
+
+
+def server_host(flag: str, base_url: str) -> str:
+    """Host and port of a server's address, to show and to record.
+
+    Raises:
+        UserError: it is no address.
+    """
+    try:
+        parts = urlsplit(base_url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # a port that is no number, half of an IPv6 address
+        parts, port = urlsplit(""), ""
+    if parts.scheme not in ("http", "https") or not parts.hostname or not base_url.isprintable() or " " in base_url:
+        # What stands before an @ may be a key.
+        raise UserError(f"--{flag} must look like http://localhost:8000/v1, got {base_url.rpartition('@')[2]!r:.60}")
+    return parts.hostname + port

@@ -6,7 +6,6 @@ ours: a positive multiplier adds the vector, towards the trait. (repeng saves GG
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,13 +68,12 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
     """
     import torch
 
+    from utils.vectors import load_tensors
+
     if not path.is_file():
         raise MissingInputError(path, "Give the path of a saved steering vector")
-    try:
-        with torch.serialization.safe_globals([_SteeringVector]):
-            value: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, TypeError) as error:
-        raise DamagedFileError(path, f"not a file of tensors ({type(error).__name__})", _REMEDY) from error
+    with torch.serialization.safe_globals([_SteeringVector]):
+        value: Any = load_tensors(path, _REMEDY)
     attributes = vars(value) if isinstance(value, _SteeringVector) else value
     if not isinstance(attributes, dict):
         raise DamagedFileError(path, f"holds a {type(value).__name__}, not a steering vector", _REMEDY)
@@ -86,12 +84,13 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
 
 
 def _by_layer(path: Path, activations: Any, n_blocks: int) -> dict[int, Tensor]:
-    import torch
+    from utils.vectors import as_plain
 
     found = {}
     for number, tensor in activations.items() if isinstance(activations, dict) else ():
-        vector = tensor.detach().float().squeeze() if isinstance(tensor, torch.Tensor) else None
-        if not isinstance(number, int) or vector is None or vector.ndim != 1 or not bool(vector.isfinite().all()):
+        plain = as_plain(tensor)
+        vector = None if plain is None else plain.reshape([n for n in plain.shape if n != 1] or [-1])
+        if type(number) is not int or vector is None or vector.ndim != 1 or not bool(vector.isfinite().all()):
             raise DamagedFileError(path, f"entry {number!r} is not a block number with a finite vector", _REMEDY)
         if not -n_blocks <= number < n_blocks:
             raise UserError(f"{path} acts on block {number}, but the model has blocks 0..{n_blocks - 1}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.files import replacing
+from utils.files import parse_json, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,13 +119,11 @@ def read_control_vector(path: Path) -> ControlVector:
         MissingInputError: there is no such file.
         DamagedFileError: it is not a whole GGUF control vector of finite float32 directions.
     """
-    import gguf
-
     remedy = "Export it again"
     if not path.is_file():
         raise MissingInputError(path, "Give the path of a GGUF control vector")
     try:
-        reader = gguf.GGUFReader(path)
+        reader = _bounded_reader(path)
         text = {name: _text(reader, name) for name in (
             "general.architecture", f"{_ARCHITECTURE}.model_hint", "traitlens.unit", "traitlens.sidecars"
         )}  # fmt: skip
@@ -145,8 +143,24 @@ def read_control_vector(path: Path) -> ControlVector:
     )
 
 
+def _bounded_reader(path: Path) -> Any:
+    """Gguf's reader, which on its own reads past the end of a file in silence, for as many items as a header claims."""
+    import gguf
+
+    class Reader(gguf.GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: Any = 1, *arguments: Any, **options: Any) -> Any:
+            items = super()._get(offset, dtype, count, *arguments, **options)
+            if len(items) != count:
+                raise ValueError(f"{count} items wanted at byte {offset}, {len(items)} there")
+            return items
+
+    return Reader(path)
+
+
 def _text(reader: Any, name: str) -> str | None:
     field = reader.get_field(name)
+    if field is not None and field.types[0].name != "STRING":
+        raise ValueError(f"{name} is not a text")
     return None if field is None else bytes(field.parts[field.data[0]]).decode("utf-8")
 
 
@@ -169,6 +183,6 @@ def _directions(path: Path, tensors: Mapping[str, tuple[str, Any]]) -> dict[int,
 
 def _sidecars(path: Path, text: str | None) -> dict[int, dict[str, Any]]:
     try:
-        return {int(layer): sidecar for layer, sidecar in json.loads(text or "{}").items()}
+        return {int(layer): sidecar for layer, sidecar in parse_json(text or "{}").items()}
     except (ValueError, AttributeError) as error:
         raise DamagedFileError(path, "its traitlens.sidecars are not JSON", "Export it again") from error

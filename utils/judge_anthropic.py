@@ -7,6 +7,7 @@ from typing import Any
 
 from utils.config import get_credential
 from utils.errors import UserError
+from utils.judge_completion import count_of
 from utils.judge_endpoint import ChatEndpoint, UnreadableAnswerError, mentions_quota
 from utils.judge_reading import Verdict, read_number, read_yes_no
 
@@ -71,7 +72,7 @@ class AnthropicEndpoint(ChatEndpoint):
             if read is not None and (finished or not words):
                 scores.append(read)
         if not scores or 2 * len(scores) < self._samples:
-            return Verdict.unscored(f"no clear answer in {reply[:60]!r}")
+            return Verdict.unscored(f"no clear answer in {self._quoted(reply)}")
         kind = "text" if words else "number"
         return Verdict(fmean(scores), kind if self._samples == 1 else f"mean of {len(scores)} {kind}s")
 
@@ -82,13 +83,17 @@ class AnthropicEndpoint(ChatEndpoint):
             model=self.model, max_tokens=_MAX_TOKENS, messages=[{"role": "user", "content": prompt}]
         )
         usage = getattr(message, "usage", None)
-        self.usage.input_tokens += getattr(usage, "input_tokens", None) or 0
-        self.usage.output_tokens += getattr(usage, "output_tokens", None) or 0
+        self.usage.input_tokens += count_of(usage, "input_tokens")
+        self.usage.output_tokens += count_of(usage, "output_tokens")
         blocks = getattr(message, "content", None)
         if not isinstance(blocks, list):  # a proxy may answer 200 with a page
             raise UnreadableAnswerError
-        texts = [block.text for block in blocks if block.type == "text"]
-        return "".join(texts), getattr(message, "stop_reason", None) not in ("max_tokens", "refusal")
+        texts = (getattr(block, "text", None) for block in blocks if getattr(block, "type", None) == "text")
+        reply = "".join(text for text in texts if isinstance(text, str))
+        return reply, getattr(message, "stop_reason", None) not in (
+            "max_tokens",
+            "refusal",
+        )
 
 
 async def _forbid_useless_retries(response: Any) -> None:

@@ -35,12 +35,26 @@ def steps_of(completion: Any) -> list[Step]:
     """The generated tokens with the likeliest at each place; empty where the server gives none."""
     content = getattr(getattr(first_choice(completion), "logprobs", None), "content", None)
     try:
-        return [
+        steps = [
             Step(item.token, tuple((str(t.token), float(t.logprob)) for t in item.top_logprobs or []))
             for item in content or []
         ]
-    except (AttributeError, TypeError, ValueError) as error:  # the SDK does not check the types of what it parsed
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ) as error:  # the SDK does not check the types of what it parsed
         raise UnreadableAnswerError from error
+    if not all(isinstance(step.token, str) for step in steps):
+        raise UnreadableAnswerError
+    return steps
+
+
+def count_of(usage: Any, name: str) -> int:
+    """A number of tokens that a server states, 0 where it states none."""
+    count = getattr(usage, name, None)
+    return count if isinstance(count, int) else 0
 
 
 def score_schema(high: int) -> dict[str, Any]:

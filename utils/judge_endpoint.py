@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.config import without_keys
 from utils.errors import UserError
 from utils.judge_reading import Verdict
 
@@ -35,6 +36,10 @@ class JudgeError(UserError):
 
 class UnreadableAnswerError(Exception):
     """A server's answer is not what its API promises: a page, another object, half of one."""
+
+
+# What reading such an answer raises: half an object, bytes that are no text, brackets without end.
+UNREADABLE = (UnreadableAnswerError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass
@@ -130,7 +135,7 @@ class ChatEndpoint(ABC):
     async def _grade_or_not(self, session: _Session, prompt: str, eval_type: str) -> Verdict:
         try:
             verdict = await self._grade(session.client, prompt, eval_type)
-        except (json.JSONDecodeError, UnreadableAnswerError):
+        except UNREADABLE:
             return self._failed("the server's answer was not a chat completion in JSON")
         except self._sdk_errors() as error:
             return self._failed(self._row_problem(error))
@@ -149,7 +154,7 @@ class ChatEndpoint(ABC):
     def _row_problem(self, error: Exception) -> str:
         """Why one answer got no score; raises JudgeError where no other would get one either."""
         status = getattr(error, "status_code", None)
-        said = self._redacted(error_text(error))
+        said = self._said(error)
         if status is None:
             if not self._works:
                 raise JudgeError(
@@ -176,17 +181,21 @@ class ChatEndpoint(ABC):
             ) from error
         return f"{status}: {said}"
 
-    def _redacted(self, text: str) -> str:
-        return text.replace(self._api_key, "[key]") if self._api_key else text
+    def _said(self, error: Exception) -> str:
+        return error_text(error, self._api_key)
+
+    def _quoted(self, reply: str) -> str:
+        return repr(without_keys(reply, self._api_key)[:60])
 
 
-def error_text(error: Exception) -> str:
-    """The server's own words in an SDK error, on one short line."""
+def error_text(error: Exception, *keys: str) -> str:
+    """The server's own words in an SDK error, on one short line, without the credentials that they may repeat."""
     body = getattr(error, "body", None)
     if isinstance(body, dict):
         inner = body.get("error")
         body = inner.get("message") if isinstance(inner, dict) else body.get("message")
     text = " ".join(str(body if isinstance(body, str) and body else error).split())
+    text = without_keys(text, *keys)  # before it is cut, which may leave half a key
     return text if len(text) <= 200 else text[:199] + "…"
 
 

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
 
-from utils.config import get_credential
+from utils.config import get_credential, server_host
 from utils.errors import UserError
-from utils.judge_completion import first_choice, is_finished, score_schema, steps_of, text_of, was_reasoning
+from utils.judge_completion import count_of, first_choice, is_finished, score_schema, steps_of, text_of, was_reasoning
 from utils.judge_endpoint import ChatEndpoint, UnreadableAnswerError, error_text, mentions_quota
 from utils.judge_reading import (
     Verdict,
@@ -71,7 +71,7 @@ class OpenAiEndpoint(ChatEndpoint):
         max_retries: int = 5,
         timeout: float = 120.0,
     ) -> None:
-        where = _host(base_url) if base_url else "api.openai.com"
+        where = server_host("judge_base_url", base_url) if base_url else "api.openai.com"
         key_name = "JUDGE_API_KEY" if base_url and not _is_this_machine(base_url) else "OPENAI_API_KEY"
         # The key of one company is not sent to another one's server.
         key = api_key or (get_credential("JUDGE_API_KEY") if base_url else None) or get_credential(key_name)
@@ -106,7 +106,7 @@ class OpenAiEndpoint(ChatEndpoint):
         if eval_type == "binary_text":
             text, finished = await self._ask(client, prompt, structured=False)
             score = read_yes_no(text) if finished else None
-            return _verdict(score, "text", f"neither a clear YES nor a clear NO in {text[:60]!r}")
+            return _verdict(score, "text", f"neither a clear YES nor a clear NO in {self._quoted(text)}")
         if self._uses_logprobs(eval_type):
             verdict = await self._grade_by_logprobs(client, prompt, eval_type)
             if verdict is not None:
@@ -138,9 +138,9 @@ class OpenAiEndpoint(ChatEndpoint):
             if found is None and self._abilities.splits_numbers is None and _only_digits(steps[start].top):
                 # "8" may be 8 or the beginning of 87; only the text tells.
                 score = read_number(text, eval_type, finished=finished)
-                return _verdict(score, "number", f"no clear number in {text[:60]!r}")
+                return _verdict(score, "number", f"no clear number in {self._quoted(text)}")
         score = expected_score(steps[start].top, eval_type)
-        return _verdict(score, "logprobs", f"little probability on valid answers; it began with {text[:60]!r}")
+        return _verdict(score, "logprobs", f"little probability on valid answers; it began with {self._quoted(text)}")
 
     async def _grade_by_text(self, client: Any, prompt: str, eval_type: str) -> Verdict:
         """The mean of the valid ones among ``samples`` stated answers; None unless at least half are valid."""
@@ -157,7 +157,7 @@ class OpenAiEndpoint(ChatEndpoint):
         method = "number" if eval_type != "binary" else "text"
         method = method if self._samples == 1 else f"mean of {len(scores)} {method}s"
         score = fmean(scores) if scores and 2 * len(scores) >= self._samples else None
-        return _verdict(score, method, f"no clear answer in {reply[:60]!r}")
+        return _verdict(score, method, f"no clear answer in {self._quoted(reply)}")
 
     async def _ask(self, client: Any, prompt: str, *, structured: bool, high: str = "0_100") -> tuple[str, bool]:
         """The reply to a prompt and whether it was finished."""
@@ -214,7 +214,7 @@ class OpenAiEndpoint(ChatEndpoint):
             if allowed and "top_logprobs" in said:
                 abilities.top_logprobs = max(allowed)
             else:
-                self._learn_no_logprobs(f"{error.status_code}: {self._redacted(error_text(error))}")
+                self._learn_no_logprobs(f"{error.status_code}: {self._said(error)}")
             return True
         for name in ("temperature", "response_format", "reasoning_effort"):
             pattern = r"response_format|json_schema|structured" if name == "response_format" else rf"\b{name}\b"
@@ -235,8 +235,8 @@ class OpenAiEndpoint(ChatEndpoint):
 
     def _count(self, completion: Any) -> None:
         usage = getattr(completion, "usage", None)
-        self.usage.input_tokens += getattr(usage, "prompt_tokens", None) or 0
-        self.usage.output_tokens += getattr(usage, "completion_tokens", None) or 0
+        self.usage.input_tokens += count_of(usage, "prompt_tokens")
+        self.usage.output_tokens += count_of(usage, "completion_tokens")
 
 
 async def _forbid_useless_retries(response: Any) -> None:
@@ -254,13 +254,6 @@ def _verdict(score: float | None, method: str, reason: str) -> Verdict:
 def _only_digits(top: Sequence[tuple[str, float]]) -> bool:
     numbers = [token.strip() for token, _ in top if re.fullmatch(r"\s*[0-9]+\s*", token)]
     return all(len(number) == 1 for number in numbers)
-
-
-def _host(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"--judge_base_url must look like http://localhost:8000/v1, got {base_url!r}")
-    return parts.hostname + (f":{parts.port}" if parts.port else "")
 
 
 def _is_this_machine(base_url: str) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from utils.files import parse_json
 
 EvalType = Literal["0_100", "0_10", "binary", "binary_text"]
 EVAL_TYPES: tuple[str, ...] = get_args(EvalType)
@@ -134,11 +135,13 @@ def without_thinking(text: str) -> str:
 def _json_score(text: str) -> float | None:
     match = re.search(r"\{[^{}]*\}", text)
     try:
-        value = json.loads(match[0]) if match else None
-    except json.JSONDecodeError:
+        value = parse_json(match[0]) if match else None
+    except ValueError:
         return None
-    score = value.get("score") if isinstance(value, dict) else None
-    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None
+    score: Any = value.get("score") if isinstance(value, dict) else None
+    # An integer may be too large for a float, and is off the scale then.
+    is_number = isinstance(score, int | float) and not isinstance(score, bool)
+    return float(score) if is_number and abs(score) < 1e6 else None
 
 
 def _stated_number(text: str) -> float | None:

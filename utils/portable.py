@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.files import replacing
+from utils.files import parse_json, replacing
 from utils.hub import download_bundle, is_hub_address, parse_hub_address
 from utils.models import LoadedModel, same_model
 from utils.records import TraitVector
-from utils.vectors import choose_place, trait_vector
+from utils.vectors import as_plain, choose_place, trait_vector
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,19 +106,22 @@ def read_bundle(path: Path) -> Bundle:
     if header.get("format") != FORMAT:
         raise DamagedFileError(path, f"its format is {header.get('format')!r}, wanted {FORMAT!r}", _REMEDY)
     try:
-        shared, own, ranking = (json.loads(header[key]) for key in ("shared", "vectors", "ranking"))
+        shared, own, ranking = (parse_json(header[key]) for key in ("shared", "vectors", "ranking"))
         vectors = tuple(_vector(tensors[name], {**shared, **own[name]}) for name in ranking)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedFileError(path, f"its header does not describe its vectors ({error})", _REMEDY) from error
     if not vectors:
         raise DamagedFileError(path, "holds no vectors", _REMEDY)
+    if len({(v.trait, v.model) for v in vectors}) > 1:
+        raise DamagedFileError(path, "holds vectors of several traits or models", _REMEDY)
     return Bundle(path, vectors)
 
 
 def _vector(tensor: Tensor, metadata: Mapping[str, Any]) -> TraitVector:
-    if list(tensor.shape) != [metadata["hidden_size"]] or not bool(tensor.isfinite().all()):
+    vector = as_plain(tensor)
+    if vector is None or list(vector.shape) != [metadata["hidden_size"]] or not bool(vector.isfinite().all()):
         raise ValueError(f"shape {list(tensor.shape)} or NaN where the hidden size is {metadata['hidden_size']}")
-    return trait_vector(tensor, dict(metadata))
+    return trait_vector(vector, dict(metadata))
 
 
 def is_portable(source: str | Path) -> bool:

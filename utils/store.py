@@ -20,6 +20,8 @@ from utils.response_csv import read_responses_csv, write_responses_csv
 
 # Names become folders: word characters of any language, dots, dashes and inner spaces, nothing that can climb out.
 _NAME = re.compile(r"\w[\w .+-]*", re.UNICODE)
+# Names of devices on Windows, whatever ending they have.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_name("experiment", self.name)
+        check_inside(self.root, self.experiments_dir)
 
     @property
     def root(self) -> Path:
@@ -170,6 +173,7 @@ class Experiment:
     def trait(self, name: str) -> TraitFolder:
         """The folder of one trait, which need not exist yet."""
         check_name("trait", name)
+        check_inside(self.root / name, self.experiments_dir)
         return TraitFolder(self.root / name, self.name, name)
 
     def traits_with(self, relative: str) -> list[TraitFolder]:
@@ -199,9 +203,19 @@ def definition_remedy(trait_folder: Path | str) -> str:
 
 def check_name(kind: str, name: str) -> None:
     """Raise UserError unless ``name`` can be a folder of its own inside the experiments folder."""
-    if not _NAME.fullmatch(name) or name.endswith((" ", ".")) or len(name.encode()) > 200:
+    if not _NAME.fullmatch(name) or name.endswith((" ", ".")) or len(name.encode()) > 200 or _DEVICE.fullmatch(name):
         allowed = "letters, digits, '_', '-', '.', '+' and inner spaces, beginning with a letter, digit or '_'"
         raise UserError(f"{name!r} cannot be the name of a {kind}: use {allowed}")
+
+
+def check_inside(folder: Path, root: Path) -> None:
+    """Raise UserError where symbolic links lead from ``folder`` to a place that is not below ``root``."""
+    try:
+        inside = folder.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        inside = False
+    if not inside:
+        raise UserError(f"{folder} is a link that leads out of {root}: give --experiments_dir where the files are")
 
 
 def parse_definition(value: object, path: Path, trait: str) -> TraitDefinition:

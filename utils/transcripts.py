@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import DamagedFileError, UserError
-from utils.files import read_json, read_text
+from utils.files import parse_json, read_json, read_text
 from utils.prompts import Message
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -57,8 +56,8 @@ def prompts_of(text: str) -> list[Transcript]:
     """
     if text.lstrip().startswith("["):
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError:
+            values = parse_json(text)
+        except ValueError:
             return [asking(text)]
         if isinstance(values, list) and values and all(isinstance(v, str) for v in values):
             return [asking(value) for value in values]
@@ -96,15 +95,20 @@ def _rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
     """The rows of a file, each with a name for messages about it."""
     kind = path.suffix.lower()
     if kind == ".csv":
-        rows = csv.DictReader(io.StringIO(read_text(path, remedy), newline=""))
-        yield from ((f"row {i}", row) for i, row in enumerate(rows, start=1))
+        text = read_text(path, remedy)
+        csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as it likes
+        try:
+            for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1):
+                yield f"row {number}", row
+        except csv.Error as error:
+            raise DamagedFileError(path, f"not a CSV table ({error})", remedy) from error
     elif kind == ".jsonl":
         for number, line in enumerate(read_text(path, remedy).split("\n"), start=1):
             if line.strip():
                 try:
-                    yield f"line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DamagedFileError(path, f"line {number} is not JSON ({error.msg})", remedy) from error
+                    yield f"line {number}", parse_json(line)
+                except ValueError as error:
+                    raise DamagedFileError(path, f"line {number} is not JSON ({error})", remedy) from error
     elif kind == ".json":
         value = read_json(path, remedy)
         if isinstance(value, dict) and isinstance(value.get("prompts"), list):
@@ -155,7 +159,7 @@ def _messages_of(path: Path, place: str, row: Any, remedy: str) -> list[Message]
 
 
 def _message(path: Path, place: str, message: Any, remedy: str) -> Message:
-    role = _ROLES.get(message.get("role", "")) if isinstance(message, dict) else None
+    role = _ROLES.get(str(message.get("role"))) if isinstance(message, dict) else None
     if role is None:
         found = message.get("role") if isinstance(message, dict) else type(message).__name__
         raise DamagedFileError(path, f"{place}: a message's role must be {', '.join(_ROLES)}, found {found!r}", remedy)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import pickle
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,31 +77,84 @@ def read_vector(folder: TraitFolder, method: str, layer: int) -> TraitVector:
         there = ", ".join(f"{m} layer {n}" for m, n in available_vectors(folder)) or "no vectors at all"
         raise MissingInputError(path, f"There are {there}. {remedy}" if len(there) < 200 else remedy)
     metadata = read_json(sidecar_path(path), remedy)
-    missing = [k for k in ("trait", "method", "layer", "model", "baseline", "hidden_size") if k not in metadata]
+    keys = ("trait", "method", "layer", "model", "baseline", "hidden_size")
+    missing = [key for key in keys if not isinstance(metadata, dict) or key not in metadata]
     if missing:
         raise DamagedFileError(sidecar_path(path), f"lacks {', '.join(missing)}", remedy)
-    try:
-        vector = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise DamagedFileError(path, f"not a tensor file ({type(error).__name__})", remedy) from error
-    if not isinstance(vector, torch.Tensor) or vector.ndim != 1 or not vector.is_floating_point():
+    vector = as_plain(load_tensors(path, remedy))
+    if vector is None or vector.ndim != 1:
         raise DamagedFileError(path, "does not hold one vector [hidden]", remedy)
     if len(vector) != metadata["hidden_size"] or not bool(torch.isfinite(vector).all()):
         problem = f"holds {len(vector)} values or NaN where the side-car says {metadata['hidden_size']} numbers"
         raise DamagedFileError(path, problem, remedy)
     if (metadata["method"], metadata["layer"], metadata["trait"]) != (method, layer, folder.trait):
         raise DamagedFileError(sidecar_path(path), "describes another vector", remedy)
-    return trait_vector(vector, metadata)
+    try:
+        return trait_vector(vector, metadata)
+    except ValueError as error:
+        raise DamagedFileError(sidecar_path(path), str(error), remedy) from error
+
+
+# What torch raises at bytes that are not what they should be.
+_LOADING_ERRORS = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError, TypeError, AttributeError,
+    AssertionError, ArithmeticError, MemoryError, struct.error,
+)  # fmt: skip
+
+
+def load_tensors(path: Path, remedy: str) -> Any:
+    """What ``torch.save`` wrote into a file: tensors and plain containers of them. Pickled code is never run.
+
+    Raises:
+        DamagedFileError: it is not a whole file, or holds something else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _LOADING_ERRORS as error:
+        raise DamagedFileError(path, f"not a file of tensors ({type(error).__name__})", remedy) from error
+
+
+def as_plain(value: object) -> torch.Tensor | None:
+    """``value`` as a float32 tensor without gradient; None for what is no dense tensor of real floating-point numbers.
+
+    >>> as_plain(torch.ones(2, dtype=torch.float16)), as_plain(torch.ones(2, dtype=torch.int64))
+    (tensor([1., 1.]), None)
+    """
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return None
+    dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return value.detach().float() if dense and not value.is_nested else None
 
 
 def trait_vector(vector: torch.Tensor, metadata: dict[str, Any]) -> TraitVector:
-    """A vector [hidden] and its metadata in one."""
+    """A vector [hidden] and its metadata in one.
+
+    Raises:
+        KeyError, ValueError: the metadata lack something, or have it in the wrong form; names it.
+    """
     neutral = metadata.get("neutral") or {}
+    if not isinstance(neutral, dict):
+        raise ValueError("'neutral' is not a JSON object")  # noqa: TRY004 - wrong data, not a wrong call
     thresholds = {key: neutral[key] for key in ("fpr_1", "fpr_5") if neutral.get(key) is not None}
+    numbers = {"baseline": metadata["baseline"], **thresholds}
+    for key, value in numbers.items():
+        if value is not None and not (type(value) in (int, float) and abs(value) < math.inf):
+            raise ValueError(f"{key!r} is {_shown(value)}, not a number")
+    for key in ("trait", "method", "model"):
+        if not isinstance(metadata[key], str):
+            raise ValueError(f"{key!r} is {_shown(metadata[key])}, not a text")  # noqa: TRY004 - wrong data
+    # Both become part of a file's name.
+    if not re.fullmatch(r"\w+", metadata["method"]) or type(metadata["layer"]) is not int or metadata["layer"] < 0:
+        place = f"{_shown(metadata['method'])} at layer {_shown(metadata['layer'])}"
+        raise ValueError(f"{place} is not a method and the number of a layer")
     return TraitVector(
         trait=metadata["trait"], method=metadata["method"], layer=metadata["layer"], vector=vector.float(),
         baseline=metadata["baseline"], thresholds=thresholds, model=metadata["model"], metadata=metadata,
     )  # fmt: skip
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.40}"
 
 
 def available_vectors(folder: TraitFolder) -> list[tuple[str, int]]:
@@ -128,10 +183,14 @@ def read_summary(folder: TraitFolder) -> list[dict[str, Any]]:
     read_text(path, remedy)
     try:
         rows: list[dict[str, Any]] = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
         raise DamagedFileError(path, "not a CSV table", remedy) from error
     if not rows or not {"method", "layer"} <= set(rows[0]):
         raise DamagedFileError(path, "lacks the columns method and layer", remedy)
+    for number, row in enumerate(rows, start=1):
+        if not _VECTOR_NAME.fullmatch(f"{row['method']}_layer{row['layer']}.pt"):
+            raise DamagedFileError(path, f"row {number} names no method and layer", remedy)
+        row["layer"] = int(row["layer"])
     return rows
 
 

@@ -76,11 +76,12 @@ def _figures(contrast: Contrast, result: Sweep) -> Iterable[str]:
     yield _controls_table(result)
     if result.best.metrics is None:
         return
+    nested = "" if result.nested is None else ": the figure at the top comes from a nested choice"
     yield "<h2>AUROC by layer and method</h2>"
     yield _picture(auroc_by_layer(result), "Held-out AUROC by layer, a line per method")
     yield (
         f'<p class="note">Held out: {_text(contrast.folds.describe())}. The bar is the 95 % interval of the chosen '
-        "vector. The best of many is optimistic: the figure at the top comes from a nested choice.</p>"
+        f"vector. The best of many is optimistic{nested}.</p>"
     )
     yield "<h2>Scores of the chosen vector</h2>"
     yield _picture(score_histograms(_scores_by_side(contrast, result.best)), "Histograms of scores by side")
@@ -93,9 +94,8 @@ def _figures(contrast: Contrast, result: Sweep) -> Iterable[str]:
 
 
 def _controls_table(result: Sweep) -> str:
-    rows: list[tuple[object, ...]] = []
-    if result.nested is not None:
-        rows.append(("the vector, chosen in a nested loop", str(result.nested), ""))
+    figure = "not measured" if result.nested is None else str(result.nested)
+    rows: list[tuple[object, ...]] = [("the vector, chosen in a nested loop", figure, "")]
     rows += [(c.name + " alone", f"{c.auroc:.2f}", _signed(c.advantage)) for c in result.controls]
     chance = (("shuffled labels", result.shuffled), ("random direction", result.random))
     rows += [(name, f"{c.mean:.2f} (one in twenty: {c.high:.2f})", "") for name, c in chance if c is not None]

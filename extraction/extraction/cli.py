@@ -95,6 +95,8 @@ def _normalised(arguments: Sequence[str], signature: inspect.Signature) -> list[
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
+        if not argument.isprintable() and not argument.encode("utf-8", "replace").decode() == argument:
+            raise UserError(f"an argument is not text in UTF-8: {argument!r}")
         if not argument.startswith("-") or argument == "-":
             raise UserError(f"unexpected argument {argument!r}: every value needs its flag (see --help)")
         written, equals, value = argument.partition("=")
@@ -169,9 +171,12 @@ def _one_of(name: str, choices: Sequence[str]) -> Callable[[str], str]:
 def _number(name: str, kind: type[int] | type[float]) -> Callable[[str], int | float]:
     def parse(text: str) -> int | float:
         try:
-            return kind(text)
-        except ValueError as error:
-            raise UserError(f"--{name} must be a number of type {kind.__name__}, got {text!r}") from error
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not abs(value) < 2**63:  # neither NaN nor infinity, nor what no counter holds
+            raise UserError(f"--{name} must be a number of type {kind.__name__}, got {text!r:.60}")
+        return value
 
     return parse
 

@@ -17,7 +17,7 @@ from traitlens.compute import projection
 from traitlens.evaluation import evaluate
 from traitlens.layers import LAYER_CONVENTION
 from utils.embedded import EMBEDDED_MODEL, embedded_model_folder
-from utils.errors import UserError
+from utils.errors import DamagedFileError, UserError
 from utils.foreign_vectors import read_steering_vector
 from utils.gguf_vectors import ControlVector, read_control_vector
 from utils.models import model_of_experiment, same_model
@@ -131,13 +131,18 @@ def _of_our_control_vector(control: ControlVector, path: Path, trait: str, model
     vectors = []
     for layer, vector in control.directions.items():
         metadata = control.sidecars.get(layer)
-        if metadata is None or metadata["trait"] != trait:
-            found = metadata["trait"] if metadata else "nothing"
+        found = metadata.get("trait") if isinstance(metadata, dict) else "nothing"
+        if not isinstance(metadata, dict) or found != trait:
             raise UserError(f"{path} describes {found!r} at layer {layer}, not {trait!r}")
-        _check_same_model(metadata["model"], model, path)
-        length = metadata.get("norm")
-        restored = vector * length if control.unit == "unit" and length else vector
-        vectors.append(trait_vector(restored, metadata))
+        try:
+            length = float(metadata["norm"] if control.unit == "unit" else 1)
+            restored = trait_vector(vector * length, metadata)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFileError(path, f"its traitlens.sidecars lack or spoil {error}", "Export it again") from error
+        if restored.layer != layer:
+            raise UserError(f"{path} describes layer {restored.layer} at layer {layer}")
+        _check_same_model(restored.model, model, path)
+        vectors.append(restored)
     return vectors
 
 
@@ -147,7 +152,7 @@ def _sizes(model: str) -> tuple[int, int]:
 
     try:
         path = embedded_model_folder() if model == EMBEDDED_MODEL else model
-        config = AutoConfig.from_pretrained(path).get_text_config()
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from extraction.charts import matrix_picture
 from extraction.contrast import Contrast, read_contrast
@@ -54,17 +55,25 @@ class Matrix:
 def write_matrix(lab: Experiment) -> Matrix | None:
     """Read every trait's responses with every trait's best vector; writes the CSV and the picture.
 
-    None, and nothing written, where fewer than two traits have vectors and activations of one model.
+    None, and no matrix left, where fewer than two traits have vectors and activations of one model. An earlier matrix
+    goes first, as it is of earlier vectors: it must not stay where this one cannot be measured.
 
     Raises:
         MissingInputError, DamagedFileError: a vector or activations cannot be read.
     """
-    folders = [f for f in lab.traits_with("vectors/summary.csv") if (f.activations_dir / "metadata.json").exists()]
+    for path in _paths(lab):
+        path.unlink(missing_ok=True)
+    fitted = lab.traits_with("vectors/summary.csv")
+    folders = [f for f in fitted if (f.activations_dir / "metadata.json").exists()]
+    for folder in fitted:
+        if folder not in folders:
+            logger.warning("%s has vectors but no activations here: left out of the matrix", folder.trait)
     vectors = [_best_vector(folder) for folder in folders]
     kept = [i for i, v in enumerate(vectors) if same_model(v.model, vectors[0].model)]
     for i in set(range(len(vectors))) - set(kept):
         logger.warning("%s is of another model (%s): left out of the matrix", vectors[i].trait, vectors[i].model)
     if len(kept) < 2:
+        logger.info("no matrix: it needs two traits with vectors and activations of one model")
         return None
     matrix = _measure([folders[i] for i in kept], [vectors[i] for i in kept])
     _write(lab, matrix)
@@ -80,7 +89,7 @@ def _best_vector(folder: TraitFolder) -> TraitVector:
 
 
 def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> Matrix:
-    contrasts = [read_contrast(f, v.metadata["threshold"], 2, 0) for f, v in zip(folders, vectors, strict=True)]
+    contrasts = [read_contrast(f, v.metadata.get("threshold"), 2, 0) for f, v in zip(folders, vectors, strict=True)]
     aurocs = [[_auroc(vector, contrast) for contrast in contrasts] for vector in vectors]
     cosines = [[_cosine(vector, folder) for folder in folders] for vector in vectors]
     return Matrix([f.trait for f in folders], list(vectors), aurocs, cosines)
@@ -88,7 +97,7 @@ def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> 
 
 def _auroc(vector: TraitVector, contrast: Contrast) -> float:
     if vector.trait == contrast.trait:
-        own = vector.metadata["choice"]["auroc"]
+        own = (vector.metadata.get("choice") or {}).get("auroc")  # an imported vector was not chosen
         return own["value"] if own else math.nan
     if vector.layer not in contrast.file.info.layers:
         return math.nan
@@ -113,10 +122,15 @@ def _write(lab: Experiment, matrix: Matrix) -> None:
         row |= {f"auroc_{name}": value for name, value in zip(matrix.traits, matrix.auroc[i], strict=True)}
         row |= {f"cosine_{name}": value for name, value in zip(matrix.traits, matrix.cosine[i], strict=True)}
         rows.append(row)
-    with replacing(lab.matrix_path) as temporary:
+    table, picture = _paths(lab)
+    with replacing(table) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
     tables = {
         "AUROC on the responses of": matrix.auroc,
         "cosine with the vector of, same layer and method": matrix.cosine,
     }
-    matrix_picture(lab.matrix_path.with_suffix(".png"), tables, matrix.traits)
+    matrix_picture(picture, tables, matrix.traits)
+
+
+def _paths(lab: Experiment) -> tuple[Path, Path]:
+    return lab.matrix_path, lab.matrix_path.with_suffix(".png")

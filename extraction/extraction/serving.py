@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from extraction.distributed import Process
 from extraction.responses import JOURNAL, Ask, GenerationSettings, finished_rows, plan
-from utils.config import get_credential
+from utils.config import get_credential, server_host, without_keys
 from utils.errors import UserError
 from utils.files import append_jsonl
 from utils.generation import Sampling, derived_seed
+from utils.judge_completion import first_choice, text_of
+from utils.judge_endpoint import UNREADABLE, UnreadableAnswerError, error_text
 from utils.records import Response, TraitDefinition
 from utils.store import TraitFolder
 
@@ -28,9 +30,12 @@ class Server:
     model: str
     concurrency: int = 16
 
+    def __post_init__(self) -> None:
+        server_host("gen_base_url", self.base_url)
+
     def source(self) -> dict[str, Any]:
         """Where responses come from, as far as it decides their text."""
-        return {"model": self.model, "base_url": self.base_url}
+        return {"model": self.model, "base_url": without_keys(self.base_url)}
 
 
 def generate_through_server(
@@ -61,7 +66,7 @@ async def _ask_all(
     process: Process,
     progress: Callable[[int], object],
 ) -> None:
-    from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+    from openai import APIError, AsyncOpenAI
 
     journal = folder.journal_path(f"{JOURNAL}.{process.rank}")
     queue = iter(asks)
@@ -80,13 +85,15 @@ async def _ask_all(
         tasks = [asyncio.create_task(worker()) for _ in range(min(server.concurrency, len(asks)))]
         try:
             await asyncio.gather(*tasks)
-        except (APIStatusError, APIConnectionError) as error:
+        except (APIError, *UNREADABLE) as error:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            raise UserError(
-                f"{server.base_url} with --gen_model {server.model}: {error}. Finished responses are kept; run again"
-            ) from error
+            said = "its answer was not a chat completion in JSON"
+            if isinstance(error, APIError):
+                said = f"{getattr(error, 'status_code', 'no answer')}: {error_text(error)}"
+            where = f"{without_keys(server.base_url)} with --gen_model {server.model}"
+            raise UserError(f"{where}: {said}. Finished responses are kept; run again") from error
 
 
 async def _ask(client: AsyncOpenAI, model: str, ask: Ask, sampling: Sampling, seed: int) -> Response:
@@ -107,8 +114,11 @@ async def _ask(client: AsyncOpenAI, model: str, ask: Ask, sampling: Sampling, se
         # The served model's template has no system role (Gemma 2): as in utils.prompts, before the question.
         messages = [{"role": "user", "content": f"{ask.instruction}\n\n{ask.question}"}]
         completion = await client.chat.completions.create(messages=messages, **arguments)  # type: ignore[arg-type]
-    choice = completion.choices[0]
+    choice = first_choice(completion)
+    if choice is None or getattr(choice, "message", None) is None:
+        raise UnreadableAnswerError
     prompt = "\n\n".join(m["content"] for m in messages)
-    reason = choice.finish_reason if choice.finish_reason in ("stop", "length") else ""
-    text = (choice.message.content or "").strip()
+    said = getattr(choice, "finish_reason", None)
+    reason = str(said) if said in ("stop", "length") else ""
+    text = text_of(completion).strip()
     return Response(ask.question, ask.instruction, prompt, text, finish_reason=reason)

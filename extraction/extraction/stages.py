@@ -25,7 +25,7 @@ from extraction.responses import (
     write_generated,
 )
 from extraction.serving import Server, generate_through_server
-from utils.config import load_credentials
+from utils.config import load_credentials, without_keys
 from utils.errors import UserError
 from utils.models import LoadedModel, load_model, model_of_experiment
 from utils.records import DEFAULT_THRESHOLD, POLARITIES, Context, TraitDefinition
@@ -61,6 +61,7 @@ def run_stage_1(
     """
     load_credentials()
     _check_generation(settings, judge.threshold)
+    check_range("gen_concurrency", gen_concurrency, 1)
     process = this_process(device)
     lab = Experiment(Path(experiments_dir), experiment)
     names = trait_names(trait, traits)
@@ -220,7 +221,7 @@ def _generated_by(source: TraitFolder) -> str | None:
         return None
     if generation.get("base_url"):
         raise UserError(
-            f"{source.trait}: a server at {generation['base_url']} generated these responses. "
+            f"{source.trait}: a server at {without_keys(str(generation['base_url']))} generated these responses. "
             "Name the same model here: --model HUB_ID_OR_FOLDER"
         )
     name = generation.get("model")

@@ -220,17 +220,26 @@ def verdict(trait: str, result: Sweep) -> str:
     """One line: the chosen vector, its figure, the best control."""
     best = f"{trait}: {result.best.method} at layer {result.best.layer}"
     if result.nested is None:
-        return f"{best}, not measured: nothing could be held out"
+        return f"{best}, not measured: {_why_unmeasured(result)}"
     strongest = max(result.controls, key=lambda c: c.auroc, default=None)
     beside = f"; best control: {strongest.name} {strongest.auroc:.2f}" if strongest else ""
     return f"{best}, held-out AUROC {result.nested}{beside}"
+
+
+def _why_unmeasured(result: Sweep) -> str:
+    if result.best.metrics is None:
+        return "nothing could be held out"
+    return (
+        "with two questions or two instruction pairs none are left to choose by "
+        f"(the {result.best.metrics.auroc.value:.2f} of this vector is the best of {len(result.vectors)}, optimistic)"
+    )
 
 
 def warnings_about(result: Sweep) -> list[str]:
     """Plain reasons not to trust the chosen vector, [] where there are none."""
     found = []
     if result.nested is None:
-        found.append("nothing could be held out, so nothing says how good the vector is")
+        found.append(f"{_why_unmeasured(result)}, so nothing says how good the vector is")
     elif result.nested.low <= 0.5:
         found.append(f"the vector reads held-out responses no better than chance ({result.nested})")
     for control in result.controls:

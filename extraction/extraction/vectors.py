@@ -74,7 +74,7 @@ def extract_vectors(
     try:
         for_each_trait([folder.trait for folder in folders], work)
     finally:  # the traits that went well are compared even where another failed
-        if len(results) > 1:
+        if len(results) > 1 or (results and lab.matrix_path.exists()):  # one new vector makes an earlier matrix stale
             write_matrix(lab)
     return results
 

@@ -1,0 +1,158 @@
+"""A process that has imported everything and runs commands in forks of itself: real processes to kill, started at once.
+
+``Nursery`` is the test's side; run as a program, this file is the other.
+"""
+
+import importlib
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = {1: "1_generate_responses.py", 2: "2_extract_activations.py", 3: "3_extract_vectors.py"}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+# What the stages import when they come to it.
+_IMPORTED_LATE = (
+    "accelerate", "extraction.stages", "extraction.vectors", "filelock", "fire", "matplotlib.pyplot", "openai", "pandas",
+    "matplotlib.backends.backend_svg", "safetensors.torch", "sklearn.linear_model", "sklearn.decomposition", "transformers.convert_slow_tokenizer",
+    "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama", "utils.judge_local",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: exit status (negative for a signal), what it said, and after how many seconds."""
+
+    status: int
+    said: str
+    seconds: float
+
+    @property
+    def last_line(self):
+        return self.said.rstrip().rsplit("\n", 1)[-1]
+
+
+class Nursery:
+    """Runs commands in children that have everything imported.
+
+    Args:
+        environment: variables to set, or with None to remove.
+        folder: where commands run.
+    """
+
+    def __init__(self, folder, environment=None):
+        keys = {"OPENAI_API_KEY": None, "ANTHROPIC_API_KEY": None, "WORLD_SIZE": None}
+        changes = {**ONE_THREAD, "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "", **keys}
+        merged = {**os.environ, **changes, **(environment or {})}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={name: value for name, value in merged.items() if value is not None},
+        )  # fmt: skip
+        self._answer()
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        assert line, "the nursery has died"
+        return json.loads(line)
+
+    def _ask(self, **request):
+        self._process.stdin.write((json.dumps(request) + "\n").encode())
+        self._process.stdin.flush()
+        return self._answer()
+
+    def start(self, stage, *arguments, **options):
+        """Begin a command; returns its process id.
+
+        Options: ``user`` to become, ``file_limit`` in bytes for every file that it writes.
+        """
+        return self._ask(argv=[str(ROOT / "extraction" / SCRIPTS[stage]), *map(str, arguments)], **options)
+
+    def end(self, pid, send=None, after=0.0):
+        """Wait for a command's end, sending it a signal ``after`` seconds from its start."""
+        return Ended(**self._ask(wait=pid, send=send, after=after))
+
+    def run(self, stage, *arguments, send=None, after=0.0, **options):
+        return self.end(self.start(stage, *arguments, **options), send, after)
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def _serve():
+    import torch
+
+    for name in _IMPORTED_LATE:
+        importlib.import_module(name)
+    torch.set_num_threads(1)
+    children = {}
+    _say("ready")
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        if "argv" in request:
+            output = tempfile.TemporaryFile()  # noqa: SIM115 - lives until the child has ended
+            began = time.monotonic()
+            pid = os.fork()
+            if pid == 0:
+                _be_the_command(output, **request)
+            children[pid] = (output, began)
+            _say(pid)
+        else:
+            _say(_ended(request["wait"], *children.pop(request["wait"]), request["send"], request["after"]))
+
+
+def _ended(pid, output, began, send, after):
+    if send is not None:
+        time.sleep(max(0.0, began + after - time.monotonic()))
+        os.kill(pid, send)  # a child that has ended waits to be reaped: its number is not another's yet
+    _, status = os.waitpid(pid, 0)
+    output.seek(0)
+    said = output.read().decode("utf-8", "replace")
+    output.close()
+    return {"status": os.waitstatus_to_exitcode(status), "said": said, "seconds": time.monotonic() - began}
+
+
+def _be_the_command(output, argv, user=None, file_limit=None):
+    status = 70
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+        sys.argv = argv
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        status = 130  # before the command had begun
+    except BaseException:  # noqa: BLE001 - what escapes a command is what tests look for
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _say(value):
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()

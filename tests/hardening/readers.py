@@ -1,0 +1,408 @@
+"""Every reader of the project behind one form: bytes go in, and a right result, UserError or a crash comes out."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+from pathlib import Path
+
+import torch
+from extraction.cli import run_command
+from extraction.judging import JudgeSettings, judge_trait
+from extraction.responses import begin_journal, finished_rows
+from safetensors.torch import save
+
+from extraction import report
+from utils.activation_files import activations_path, read_activations, write_activations_info
+from utils.config import get_credential, load_credentials
+from utils.errors import UserError
+from utils.files import write_json
+from utils.foreign_vectors import read_steering_vector
+from utils.gguf_vectors import read_control_vector
+from utils.hub import parse_hub_address
+from utils.judge_reading import Verdict, fill_template, read_number, read_yes_no
+from utils.portable import read_bundle
+from utils.records import ActivationsInfo, Response
+from utils.results import ResultsFile, read_results
+from utils.store import Experiment, responses_fingerprint
+from utils.transcripts import prompts_of, read_prompts, read_texts
+from utils.vectors import load_vector, read_summary, read_vector, sidecar_path, write_vector
+
+HIDDEN = 3
+METADATA = {
+    "trait": "calm", "method": "probe", "layer": 2, "model": "tiny/model", "baseline": 0.5, "hidden_size": HIDDEN,
+    "neutral": {"fpr_1": 2.0, "fpr_5": 1.0}, "best": True, "threshold": 50.0,
+}  # fmt: skip
+DEFINITION = {
+    "instruction": [{"pos": "Be calm.", "neg": "Be nervous."}],
+    "questions": ["How are you?", "What now?"],
+    "eval_prompt": "Q {question} A {answer}",
+}
+RESPONSES = [Response("How are you?", "Be calm.", "prompt", f"answer {i}", trait_score=80.0) for i in range(2)]
+
+
+def _put(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def _trait(folder):
+    return Experiment(folder, "lab").trait("calm")
+
+
+def _definition(folder, data):
+    _put(_trait(folder).definition_path, data)
+    return _trait(folder).read_definition()
+
+
+def _responses(folder, data):
+    _put(_trait(folder).responses_path("pos"), data)
+    found = _trait(folder).read_responses("pos")
+    assert all(r.trait_score is None or 0 <= r.trait_score <= 100 for r in found)
+    return found
+
+
+def _responses_metadata(folder, data):
+    _put(_trait(folder).responses_metadata_path, data)
+    _put(_trait(folder).responses_path("pos"), b"question,instruction,prompt,response,trait_score\n")
+    found = _trait(folder).read_responses_metadata()
+    begin_journal(_trait(folder), {"model": "m"}, overwrite=False)
+    return found
+
+
+def _generated_journal(folder, data):
+    _put(_trait(folder).journal_path("generated.0"), data)
+    return finished_rows(_trait(folder))
+
+
+def _journal_header(folder, data):
+    _put(_trait(folder).journal_path("generated.settings"), data)
+    return begin_journal(_trait(folder), {"model": "m"}, overwrite=False)
+
+
+class _FixedJudge:
+    name, paid = "fixed", False
+
+    def verdicts(self, prompts, eval_type="0_100"):
+        yield from ((i, Verdict(50.0, "fixed")) for i in range(len(prompts)))
+
+    @property
+    def usage(self):
+        from utils.judge import Usage
+
+        return Usage()
+
+
+def _scores_journal(folder, data):
+    _definition(folder, json.dumps(DEFINITION).encode())
+    for side in ("pos", "neg"):
+        _trait(folder).write_responses(side, [Response("q", "i", "p", "r")])
+    _put(_trait(folder).journal_path("scores"), data)
+    report_ = judge_trait(_trait(folder), _trait(folder).read_definition(), _FixedJudge(), JudgeSettings())
+    scores = [r.trait_score for side in ("pos", "neg") for r in _trait(folder).read_responses(side)]
+    assert all(s is not None and 0 <= s <= 100 for s in scores)
+    return report_
+
+
+def _results(folder, data):
+    return read_results(_put(folder / "results.json", data))
+
+
+def _results_settings(folder, data):
+    _put(folder / "results.json", b"[]")
+    _put(folder / "results.json.settings", data)
+    return ResultsFile(folder / "results.json", {"seed": 1}, 1).missing
+
+
+def _results_journal(folder, data):
+    _put(folder / "results.json.settings", b'{"seed": 1}')
+    _put(folder / "results.json.partial.jsonl", data)
+    file = ResultsFile(folder / "results.json", {"seed": 1}, 2)
+    return file.missing, file.write()
+
+
+def _report(folder, data):
+    page = report.write_report([_put(folder / "results.json", data)], folder / "out.html").read_text(encoding="utf-8")
+    inside = page.partition('<script id="embedded-data" type="application/json">')[2].partition("</script>")[0]
+    assert "<" not in inside
+    json.loads(inside)
+    return inside
+
+
+def _texts(suffix):
+    def read(folder, data):
+        found = read_texts(_put(folder / f"texts{suffix}", data))
+        assert all(isinstance(t.response, str) and isinstance(t.prompt, str) and t.turn >= 1 for t in found)
+        return [t.prompt.encode() for t in found]
+
+    return read
+
+
+def _prompts(suffix):
+    def read(folder, data):
+        found = read_prompts(_put(folder / f"prompts{suffix}", data))
+        assert found
+        assert all(t.response is None and t.prompt.encode() is not None for t in found)
+        return found
+
+    return read
+
+
+def _prompt_flag(folder, data):
+    return [t.prompt.encode() for t in prompts_of(data.decode("utf-8", "replace"))]
+
+
+def _vector(folder, data):
+    write_vector(_trait(folder), torch.ones(HIDDEN), METADATA)
+    _put(_trait(folder).vectors_dir / "probe_layer2.pt", data)
+    return _checked(read_vector(_trait(folder), "probe", 2))
+
+
+def _sidecar(folder, data):
+    path = write_vector(_trait(folder), torch.ones(HIDDEN), METADATA)
+    _put(sidecar_path(path), data)
+    return _checked(read_vector(_trait(folder), "probe", 2))
+
+
+def _summary(folder, data):
+    write_vector(_trait(folder), torch.ones(HIDDEN), METADATA)
+    _put(_trait(folder).vectors_dir / "summary.csv", data)
+    read_summary(_trait(folder))
+    return _checked(load_vector("lab", "calm", experiments_dir=folder))
+
+
+def _checked(vector):
+    assert vector.vector.dtype == torch.float32
+    assert vector.vector.shape == (HIDDEN,)
+    assert torch.isfinite(vector.vector).all()
+    assert vector.baseline is None or isinstance(vector.baseline, int | float)
+    assert all(isinstance(v, int | float) for v in vector.thresholds.values())
+    json.dumps([vector.metadata, vector.baseline, vector.thresholds], allow_nan=False)
+    return vector
+
+
+def _control_vector(folder, data):
+    found = read_control_vector(_put(folder / "vector.gguf", data))
+    assert all(torch.isfinite(v).all() and v.ndim == 1 for v in found.directions.values())
+    return found
+
+
+def _steering_vector(folder, data):
+    found = read_steering_vector(_put(folder / "vector.pt", data), 4)
+    assert all(torch.isfinite(v).all() and v.dtype == torch.float32 for v in found.values())
+    return found
+
+
+def _bundle(folder, data):
+    bundle = read_bundle(_put(folder / "calm.safetensors", data))
+    for vector in bundle.vectors:
+        json.dumps(vector.metadata, allow_nan=False)
+        assert re.fullmatch(r"\w+[0-9]+", vector.method + str(vector.layer)), "becomes a file's name"
+    return bundle.choose()
+
+
+INFO = {
+    "model": "tiny/model", "revision": None, "model_dtype": "float32", "n_layers": 3, "hidden_size": HIDDEN,
+    "layers": [0, 2], "hook_points": {"0": {}, "2": {}}, "layer_convention": "x", "context": "question",
+    "pooling": "mean", "template_hash": "x", "dtype": "float16", "batch_size": 1, "batch_tokens": 1,
+    "responses_from": "lab", "rows": {"pos": [0, 1], "neg": [0], "neutral": []},
+    "texts_sha256": {
+        "pos": responses_fingerprint(RESPONSES), "neg": responses_fingerprint(RESPONSES[:1]),
+        "neutral": responses_fingerprint([]),
+    },
+    "n_response_tokens": {"pos": [3, 3], "neg": [3], "neutral": []}, "n_neutral_tokens": 0, "versions": {},
+}  # fmt: skip
+
+
+def _with_responses(folder):
+    trait = _trait(folder)
+    for side in ("pos", "neg"):
+        trait.write_responses(side, RESPONSES)
+    return trait
+
+
+def info_fields(info):
+    """The side-car's values as the installed version of the project names them."""
+    from dataclasses import fields
+
+    return {f.name: info.get(f.name, {}) for f in fields(ActivationsInfo)}
+
+
+def _activations(folder, data):
+    trait = _with_responses(folder)
+    write_activations_info(trait.activations_dir, ActivationsInfo(**info_fields(INFO)))
+    _put(activations_path(trait, "pos"), data)
+    found = read_activations(trait).layer("pos", 2)
+    assert found.shape == (2, HIDDEN)
+    assert torch.isfinite(found).all()
+    return found
+
+
+def _activations_info(folder, data):
+    trait = _with_responses(folder)
+    _put(trait.activations_dir / "metadata.json", data)
+    for side in ("pos", "neg"):
+        rows = torch.zeros(2 if side == "pos" else 1, 2, HIDDEN)
+        _put(activations_path(trait, side), save({"activations": rows.half()}))
+    file = read_activations(trait)
+    return file.layer("pos", 2), file.neutral_tokens(2)
+
+
+def _judge_words(folder, data):
+    text = data.decode("utf-8", "replace")
+    for scale, high in (("0_100", 100), ("0_10", 9)):
+        for finished in (True, False):
+            score = read_number(text, scale, finished=finished)
+            assert score is None or 0 <= score <= high
+    assert read_yes_no(text) in (None, 0.0, 1.0)
+    return fill_template("Q {question} A {answer}", text, text)
+
+
+def _judge_reply(folder, data):
+    """A server that answers 200 with ``data``, read by the judge."""
+    from utils.judge_openai import OpenAiEndpoint
+
+    return _through_server(
+        data, lambda url: OpenAiEndpoint("m", base_url=url, api_key="k", max_retries=0).grade("p", "0_100")
+    )
+
+
+def _anthropic_reply(folder, data):
+    from utils.judge_anthropic import AnthropicEndpoint
+
+    return _through_server(
+        data, lambda url: AnthropicEndpoint("m", base_url=url, api_key="k", max_retries=0).grade("p", "0_100")
+    )
+
+
+def _generation_reply(folder, data):
+    """A server that answers 200 with ``data``, asked for a response."""
+    from extraction.distributed import Process
+    from extraction.responses import GenerationSettings
+    from extraction.serving import Ask as Asked
+    from extraction.serving import Server, _ask_all
+
+    from utils.generation import Sampling
+
+    asks = [Asked("pos", 0, "q", "i")]
+    settings = GenerationSettings(Sampling(4, 0.0, 1.0))
+    _through_server(
+        data, lambda url: _ask_all(_trait(folder), asks, Server(url, "m", 1), settings, Process(), lambda n: None)
+    )
+    return finished_rows(_trait(folder))
+
+
+def _through_server(data, call):
+    from .loopback import serving
+
+    with serving(data) as url:
+        return asyncio.run(call(url))
+
+
+def command(name: str, count: int = 1, share: float = 0.5, layers: list[int] | None = None, deep: bool = False) -> None:
+    """A command with every kind of flag.
+
+    Args:
+        name: text.
+        count: integer.
+        share: number.
+        layers: integers.
+        deep: switch.
+    """
+    json.dumps([name, count, share, layers, deep], allow_nan=False).encode()
+    Experiment(Path("nowhere"), name)
+
+
+def _command_line(folder, data):
+    """Arguments, one per line, through the command line; fire writes help to a pager or to the screen."""
+    try:
+        run_command(command, os.fsdecode(data).split("\n"))
+    except SystemExit as end:
+        if end.code:
+            raise UserError("ended with status 1") if end.code == 1 else AssertionError(end.code) from end
+
+
+def _names(folder, data):
+    name = os.fsdecode(data)
+    root = Experiment(folder, "lab").trait(name).root
+    assert root.parent == folder / "lab"
+    assert root.resolve().is_relative_to(folder.resolve())
+    root.mkdir(parents=True)
+    return root
+
+
+def _environment(folder, data):
+    before = dict(os.environ)
+    try:
+        path = _put(folder / ".env", data)
+        path.chmod(0o600)
+        load_credentials(path)
+        return get_credential("OPENAI_API_KEY")
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _hub_address(folder, data):
+    return parse_hub_address(os.fsdecode(data))
+
+
+READERS = {
+    "definition": _definition,
+    "responses": _responses,
+    "responses_metadata": _responses_metadata,
+    "generated_journal": _generated_journal,
+    "journal_header": _journal_header,
+    "scores_journal": _scores_journal,
+    "results": _results,
+    "results_settings": _results_settings,
+    "results_journal": _results_journal,
+    "report": _report,
+    "texts_csv": _texts(".csv"),
+    "texts_json": _texts(".json"),
+    "texts_jsonl": _texts(".jsonl"),
+    "prompts_txt": _prompts(".txt"),
+    "prompts_csv": _prompts(".csv"),
+    "prompts_json": _prompts(".json"),
+    "prompts_jsonl": _prompts(".jsonl"),
+    "prompt_flag": _prompt_flag,
+    "vector": _vector,
+    "sidecar": _sidecar,
+    "summary": _summary,
+    "control_vector": _control_vector,
+    "steering_vector": _steering_vector,
+    "bundle": _bundle,
+    "activations": _activations,
+    "activations_info": _activations_info,
+    "judge_words": _judge_words,
+    "judge_reply": _judge_reply,
+    "anthropic_reply": _anthropic_reply,
+    "generation_reply": _generation_reply,
+    "command_line": _command_line,
+    "names": _names,
+    "environment": _environment,
+    "hub_address": _hub_address,
+}
+
+
+def outcome(reader, folder, data):
+    """ "read" or the message of a UserError; everything else, also a warning of a crash, goes through."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        READERS[reader](folder, data)
+    except UserError as error:
+        message = str(error)
+        message.encode()
+        assert message.strip()
+        return message
+    finally:
+        logging.disable(level)
+    return "read"
+
+
+def write_sample(path, value):
+    """A file of JSON, for generators of inputs."""
+    write_json(path, value)

@@ -1,0 +1,56 @@
+"""Two runs on one trait at once: the second is refused in one line, and what the first writes is as if it were alone."""
+
+import signal
+import time
+
+import pytest
+
+from tests.hardening.faulty_lab import arguments, files, make_lab, make_model
+from tests.hardening.nursery import Nursery
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    lab, model = make_lab(folder), make_model(folder / "model")
+    nursery = Nursery(folder)
+    for stage in (1, 2, 3):
+        ended = nursery.run(stage, *arguments(stage, lab, model))
+        assert ended.status == 0, ended.said
+    yield nursery, lab, model
+    nursery.close()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_second_run_beside_the_first_is_refused_and_changes_nothing(stage, place):
+    nursery, lab, model = place
+    trait = lab.trait("alpha")
+    expected = files(trait.root)
+    again = ["--overwrite"] if stage < 3 else []
+    with trait.locked():
+        second = nursery.run(stage, *arguments(stage, lab, model, *again))
+        assert second.status == 1, second.said
+        assert f"error: another run is working on {trait.root}" in second.last_line
+        assert "Traceback" not in second.said
+        assert files(trait.root) == expected
+    flags = arguments(stage, lab, model, *again)
+    both = [nursery.start(stage, *flags), nursery.start(stage, *flags)]
+    ended = [nursery.end(pid) for pid in both]
+    assert 0 in [e.status for e in ended], [e.said for e in ended]
+    for e in ended:
+        assert e.status == 0 or "another run is working on" in e.last_line, e.said
+    assert files(trait.root) == expected
+
+
+def test_the_lock_of_a_killed_run_is_free_at_once(place):
+    nursery, lab, model = place
+    trait = lab.trait("alpha")
+    expected = files(trait.root)
+    flags = arguments(1, lab, model, "--overwrite")
+    pid = nursery.start(1, *flags)
+    while not trait.journal_paths("generated.settings"):
+        time.sleep(0.01)
+    assert nursery.end(pid, send=signal.SIGKILL).status == -signal.SIGKILL
+    ended = nursery.run(1, *arguments(1, lab, model))
+    assert ended.status == 0, ended.said
+    assert files(trait.root)["responses/pos.csv"] == expected["responses/pos.csv"]
