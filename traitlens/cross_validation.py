@@ -123,7 +123,7 @@ def choose(held_out: Mapping[tuple[str, int], HeldOut], labels: Tensor, folds: F
     by_cell: dict[Cell, tuple[str, int]] = {}
     for cell in folds.cells:
         inner = {key: held_out[key].inner[cell] for key in candidates}
-        picked = _pick(inner, labels, middle)
+        picked = _pick(inner, labels, middle) if len(candidates) > 1 else candidates[0]
         if picked is not None:
             by_cell[cell] = picked
             nested = torch.where(folds.test(cell), held_out[picked].scores, nested)

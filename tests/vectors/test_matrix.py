@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import shutil
 
 import pytest
 import torch
@@ -97,3 +98,29 @@ def test_the_traits_that_went_well_are_compared_though_one_failed(lab):
     with pytest.raises(UserError, match="gamma"):
         run(lab)
     assert set(table(lab)) == {"alpha", "beta"}
+
+
+def test_a_run_on_one_trait_makes_an_earlier_matrix_again(lab):
+    write_trait(lab, "alpha", seed=1)
+    write_trait(lab, "beta", seed=2)
+    run(lab)
+    picture = lab.matrix_path.with_suffix(".png")
+    before = lab.matrix_path.read_bytes(), picture.read_bytes()
+    extract_vectors(lab.name, ("alpha",), FitSettings(methods=("mean_diff",), layers=(3,)), lab.experiments_dir)
+    rows = table(lab)
+    assert (rows["alpha"]["layer"], rows["beta"]["layer"]) == ("3", "2")
+    assert (lab.matrix_path.read_bytes(), picture.read_bytes()) != before
+    assert picture.read_bytes() != before[1]
+
+
+def test_a_matrix_that_cannot_be_made_again_does_not_stay(lab, caplog):
+    caplog.set_level(logging.INFO)
+    write_trait(lab, "alpha", seed=1)
+    other = write_trait(lab, "beta", seed=2)
+    run(lab)
+    shutil.rmtree(other.activations_dir)  # as in a checkout: activations are not committed
+    run(lab, "alpha")
+    assert not lab.matrix_path.exists()
+    assert not lab.matrix_path.with_suffix(".png").exists()
+    assert "beta has vectors but no activations here: left out of the matrix" in caplog.text
+    assert "no matrix: it needs two traits" in caplog.text

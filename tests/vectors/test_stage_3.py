@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from extraction.contrast import read_contrast
+from extraction.monitoring import choose_vectors
 from extraction.vectors import FitSettings, extract_vectors
 from safetensors.torch import load_file, save_file
 
@@ -22,7 +23,7 @@ from traitlens import METHODS, Calibration, GradientMethod, projection
 from utils.activation_files import TENSOR, activations_path
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.store import Experiment
-from utils.vectors import load_vector, read_summary, read_vector
+from utils.vectors import load_vector, read_summary, read_vector, write_summary, write_vector
 
 SCRIPT = Path(__file__).resolve().parents[2] / "extraction" / "3_extract_vectors.py"
 
@@ -120,10 +121,35 @@ def test_load_vector_gives_the_chosen_one(full):
     assert torch.equal(loaded.vector, result.best.vector)
 
 
-def test_the_documented_layer_stays_the_default_of_its_model(lab):
+@pytest.mark.parametrize(
+    ("model", "layer"),
+    [
+        ("google/gemma-2-2b-it", 16), ("/models/gemma-2-2b-it", 16), ("meta-llama/Llama-3.1-8B-Instruct", 20),
+        ("google/gemma-2-9b-it", 12),
+    ],
+)  # fmt: skip
+def test_the_documented_layer_stays_the_default_of_its_model_and_others_get_the_best(lab, model, layer):
+    folder = lab.trait("alpha")
+    ranked = [("probe", 12), ("gradient", 20), ("probe", 20), ("gradient", 16), ("probe", 16)]
+    for method, n in ranked:
+        metadata = {"trait": "alpha", "method": method, "layer": n, "model": model, "baseline": 0.0, "hidden_size": 4}
+        write_vector(folder, torch.ones(4), metadata)
+    write_summary(folder, [{"method": method, "layer": n} for method, n in ranked])
+
+    def place(**asked):
+        vector = load_vector(lab.name, "alpha", experiments_dir=lab.experiments_dir, **asked)
+        return vector.method, vector.layer
+
+    assert place() == ("probe" if layer == 12 else "gradient", layer)
+    assert place(layer=12) == ("probe", 12)
+    assert choose_vectors(lab)["alpha"].main.layer == layer  # what run_dynamics takes
+    if layer != 12:
+        assert place(method="probe") == ("probe", layer)
+
+
+def test_where_the_documented_layer_has_no_vector_the_best_is_given(lab):
     write_trait(lab, "alpha", signal_layer=3, model="google/gemma-2-2b-it")
     run(lab, "alpha", methods=("probe",))
-    # This small stand-in has no layer 16, so the best one is given.
     assert load_vector(lab.name, "alpha", experiments_dir=lab.experiments_dir).layer == 3
 
 
@@ -296,18 +322,53 @@ def test_whole_instruction_pairs_are_held_out_where_there_are_several(lab):
     assert read_vector(folder, "probe", 2).metadata["held_out"] == "4 groups of questions x 2 of instruction pairs"
 
 
+def _few_questions(lab, n):
+    """Rows of every side whose questions are only ``n``."""
+    source = write_trait(lab, "source")
+    rows = {side: source.read_responses(side) for side in ("pos", "neg", "neutral")}
+    return {
+        side: [dataclasses.replace(r, question=f"Question {i % n}?") for i, r in enumerate(responses)]
+        for side, responses in rows.items()
+    }
+
+
 def test_one_question_is_said_to_prove_nothing(lab, caplog):
-    rows = {}
-    for side, score in (("pos", 90.0), ("neg", 5.0), ("neutral", 30.0)):
-        source = lab.trait("source")
-        responses = (source if source.root.exists() else write_trait(lab, "source")).read_responses(side)
-        rows[side] = [dataclasses.replace(r, question="Only one?", trait_score=score) for r in responses]
-    folder = write_trait(lab, "alpha", rows=rows)
+    caplog.set_level(logging.INFO)
+    folder = write_trait(lab, "alpha", rows=_few_questions(lab, 1))
     result = run(lab, "alpha", methods=("mean_diff",))["alpha"]
     assert result.nested is None
     assert read_vector(folder, "mean_diff", 2).metadata["metrics"] is None
-    assert "nothing could be held out" in caplog.text
-    assert (folder.vectors_dir / "card.html").is_file()
+    assert "alpha: mean_diff at layer 2, not measured: nothing could be held out\n" in caplog.text
+    assert "warning: nothing could be held out, so nothing says how good the vector is" in caplog.text
+    assert "not measured: nothing could be held out" in (folder.vectors_dir / "card.html").read_text()
+
+
+@pytest.mark.parametrize("few", ["questions", "instruction pairs"])
+def test_two_questions_or_pairs_measure_each_vector_but_not_the_choice_and_that_is_said(lab, caplog, few):
+    caplog.set_level(logging.INFO)
+    rows = _few_questions(lab, 2) if few == "questions" else {}
+    folder = write_trait(lab, "alpha", signal_layer=3, rows=rows, n_pairs=2 if few == "instruction pairs" else 0)
+    run(lab, "alpha", methods=("mean_diff", "probe"))
+    said = "with two questions or two instruction pairs none are left to choose by"
+    verdict, warning = (line for line in caplog.messages if said in line)
+    assert verdict.startswith("alpha: ")
+    assert "at layer 3, not measured: " in verdict
+    assert "is the best of 10, optimistic" in verdict
+    assert warning.endswith("so nothing says how good the vector is")
+    first = read_summary(folder)[0]
+    assert int(first["layer"]) == 3
+    assert math.isfinite(first["auroc"])
+    assert math.isnan(first["auroc_nested"])  # an empty cell
+    page = (folder.vectors_dir / "card.html").read_text()
+    assert said in page
+    assert '<td>the vector, chosen in a nested loop</td><td class="number">not measured</td>' in page
+    assert "comes from a nested choice" not in page
+
+
+def test_a_single_vector_needs_no_choice_so_two_questions_measure_it(lab):
+    folder = write_trait(lab, "alpha", rows=_few_questions(lab, 2))
+    result = run(lab, "alpha", methods=("mean_diff",), layers=(2,))["alpha"]
+    assert result.nested.value == pytest.approx(read_summary(folder)[0]["auroc"])
 
 
 def test_vectors_of_earlier_runs_stay_and_the_summary_lists_this_run(lab, caplog):
