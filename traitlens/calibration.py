@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from traitlens.compute import projection
+from traitlens.evaluation import check_scores
 
 
 def midpoint_baseline(pos: Tensor, neg: Tensor, vector: Tensor) -> float:
@@ -84,8 +85,11 @@ def calibrate(scores: Tensor, labels: Tensor, groups: Tensor) -> Calibration:
         groups: int [n]; the Brier score of a group comes from a fit to the other groups.
 
     Raises:
-        ValueError: a class has no scores.
+        ValueError: a class has no scores, a score is infinite, or sizes differ.
     """
+    check_scores(scores, labels, groups)
+    if bool(scores.isinf().any()):
+        raise ValueError("scores hold infinity")
     known = ~scores.isnan()
     scores, labels, groups = scores[known].double(), labels[known], groups[known]
     if not bool(labels.any()) or bool(labels.all()):

@@ -17,7 +17,7 @@ def projection(activations: Tensor, vector: Tensor) -> Tensor:
         [...], in units of activation, on the device of ``activations``.
 
     Raises:
-        ValueError: sizes differ, or the vector is zero.
+        ValueError: sizes differ, or the vector is zero or not finite.
 
     >>> projection(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([0.0, 10.0]))
     tensor([4., 2.])
@@ -27,11 +27,8 @@ def projection(activations: Tensor, vector: Tensor) -> Tensor:
             f"vector has shape {list(vector.shape)} but activations have shape {list(activations.shape)}: "
             "wanted [hidden] and [..., hidden]"
         )
-    direction = vector.detach().to(activations.device, torch.float32)
-    norm = direction.norm()
-    if not norm > 0:
-        raise ValueError(f"cannot project activations {list(activations.shape)} on a zero vector {list(vector.shape)}")
-    scores: Tensor = activations.float() @ (direction / norm)
+    direction = normalize_vectors(vector.detach().to(activations.device))
+    scores: Tensor = activations.float() @ direction
     return scores
 
 
@@ -68,10 +65,13 @@ def compute_derivative(trajectory: Tensor, dim: int = 0) -> Tensor:
         trajectory: [n_tokens, ...], upcast to float32.
         dim: the dimension of the tokens.
 
+    Raises:
+        ValueError: there is no such dimension.
+
     >>> compute_derivative(torch.tensor([0.0, 2.0, 3.0]))
     tensor([2., 1.])
     """
-    return torch.diff(trajectory.float(), dim=dim)
+    return _differences(trajectory, dim, 1)
 
 
 def compute_second_derivative(trajectory: Tensor, dim: int = 0) -> Tensor:
@@ -80,20 +80,26 @@ def compute_second_derivative(trajectory: Tensor, dim: int = 0) -> Tensor:
     >>> compute_second_derivative(torch.tensor([0.0, 2.0, 3.0]))
     tensor([-1.])
     """
-    return torch.diff(trajectory.float(), n=2, dim=dim)
+    return _differences(trajectory, dim, 2)
+
+
+def _differences(trajectory: Tensor, dim: int, order: int) -> Tensor:
+    if not -trajectory.ndim <= dim < trajectory.ndim:
+        raise ValueError(f"a trajectory {list(trajectory.shape)} has no dimension {dim}")
+    return torch.diff(trajectory.float(), n=min(order, trajectory.shape[dim]), dim=dim)
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the angle between ``a`` and ``b`` along the last dimension, in float32; shapes broadcast.
 
     Raises:
-        ValueError: hidden sizes differ, or a vector is zero (its angle is undefined).
+        ValueError: hidden sizes differ, or a vector is zero (its angle is undefined) or not finite.
 
     >>> cosine_similarity(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
     tensor(0.7071)
     """
-    if a.shape[-1] != b.shape[-1]:
-        raise ValueError(f"vectors have hidden sizes {a.shape[-1]} and {b.shape[-1]}")
+    if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"vectors have shapes {list(a.shape)} and {list(b.shape)}: wanted [..., hidden] twice")
     return (normalize_vectors(a) * normalize_vectors(b)).sum(dim=-1)
 
 
@@ -101,12 +107,16 @@ def normalize_vectors(vectors: Tensor) -> Tensor:
     """Vectors of length one in the same directions, float32 [..., hidden].
 
     Raises:
-        ValueError: a vector is zero.
+        ValueError: a vector is zero or not finite.
 
     >>> normalize_vectors(torch.tensor([[3.0, 4.0]]))
     tensor([[0.6000, 0.8000]])
     """
+    if vectors.ndim == 0 or vectors.shape[-1] == 0:
+        raise ValueError(f"wanted vectors [..., hidden], got {list(vectors.shape)}")
     vectors = vectors.float()
+    if not bool(torch.isfinite(vectors).all()):
+        raise ValueError(f"vectors {list(vectors.shape)} hold NaN or infinity")
     # Scaled by the largest entry first: squares of entries over 1e19 overflow float32.
     largest = vectors.abs().amax(dim=-1, keepdim=True)
     if not bool((largest > 0).all()):

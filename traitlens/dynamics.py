@@ -206,7 +206,8 @@ def _settling(rows: NDArray[np.float64], drop: float) -> NDArray[np.float64]:
 
 
 def _checked(scores: Trajectory) -> NDArray[np.float64]:
-    values = np.asarray(scores.detach().cpu() if isinstance(scores, Tensor) else scores, dtype=np.float64)
+    # numpy does not know bfloat16.
+    values = np.asarray(scores.detach().cpu().double() if isinstance(scores, Tensor) else scores, dtype=np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():
         found = "NaN or infinity" if values.ndim == 1 else f"shape {list(values.shape)}"
         raise ValueError(f"a trajectory is one finite score per token, found {found}")

@@ -31,7 +31,8 @@ class Metrics:
     Attributes:
         auroc: chance that a positive example scores above a negative one, ties counting half, with a bootstrap
             interval.
-        accuracy: at the score 0, the midpoint of the class means in training; the mean of both classes' accuracies.
+        accuracy: at the score 0, the midpoint of the class means in training; the mean of both classes' accuracies, a
+            score of 0 counting half.
         cohens_d: difference of the class means over the pooled standard deviation.
         recall_at_1_fpr: share of positive examples above all but 1 % of the negative ones (above all, with under 100).
         n_pos: positive examples with a held-out score.
@@ -59,8 +60,11 @@ def evaluate(
         seed: for the resampling.
 
     Raises:
-        ValueError: a class has no scores.
+        ValueError: a class has no scores, a score is infinite, or sizes differ.
     """
+    check_scores(scores, labels, *clusters)
+    if bool(scores.isinf().any()):
+        raise ValueError("scores hold infinity")
     known = ~scores.isnan()
     scores, labels = scores[known].double(), labels[known]
     interval = auroc_interval(scores, labels, [c[known] for c in clusters], n_bootstrap=n_bootstrap, seed=seed)
@@ -68,12 +72,28 @@ def evaluate(
     allowed = len(neg) // 100
     return Metrics(
         auroc=interval,
-        accuracy=float(((pos > 0).double().mean() + (neg < 0).double().mean()) / 2),
+        accuracy=float((_share_above(pos) + _share_above(-neg)) / 2),
         cohens_d=float(standardised_separation(scores, labels).clamp(-1e6, 1e6)),
         recall_at_1_fpr=float((pos > neg.sort(descending=True).values[allowed]).double().mean()),
         n_pos=len(pos),
         n_neg=len(neg),
     )
+
+
+def _share_above(scores: Tensor) -> Tensor:
+    return (scores > 0).double().mean() + (scores == 0).double().mean() / 2
+
+
+def check_scores(scores: Tensor, labels: Tensor, *others: Tensor) -> None:
+    """Raise ValueError unless there is one score [n], one bool label and one value of each of ``others`` per example.
+
+    Labels of 0 and 1 would be taken for row numbers.
+    """
+    shapes = [list(tensor.shape) for tensor in (scores, labels, *others)]
+    if scores.ndim != 1 or any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"scores, labels and groups have shapes {', '.join(map(str, shapes))}: wanted [n] each")
+    if labels.dtype != torch.bool:
+        raise ValueError(f"labels are {labels.dtype}: wanted torch.bool, true for positive examples")
 
 
 def auroc(scores: Tensor, labels: Tensor) -> float:
@@ -85,6 +105,7 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
     >>> auroc(torch.tensor([0.0, 1.0, 1.0, 2.0]), torch.tensor([False, False, True, True]))
     0.875
     """
+    check_scores(scores, labels)
     return float(_wins(scores, labels).mean())
 
 
@@ -109,6 +130,7 @@ def auroc_interval(
     Raises:
         ValueError: a class has no scores.
     """
+    check_scores(scores, labels, *clusters)
     value = auroc(scores, labels)
     samples = _bootstrap(scores, labels, clusters, n_bootstrap, seed)
     low, high = torch.nanquantile(samples, _TAILS).tolist()
@@ -134,6 +156,7 @@ def auroc_difference(
     Raises:
         ValueError: a class has no scores.
     """
+    check_scores(scores, labels, others, *clusters)
     known = ~(scores.isnan() | others.isnan())
     both = [s[known] for s in (scores, others)]
     labels, clusters = labels[known], [c[known] for c in clusters]

@@ -53,11 +53,18 @@ class ExtractionMethod(ABC):
                 f"{self.name}: the class means coincide along the direction found; there is nothing to separate"
             )
         # Positive examples on the positive side, the distance of the class means as the norm.
-        return {"vector": (direction / direction.norm() * distance).float(), **extras}
+        return {"vector": _finite(self.name, direction / direction.norm() * distance), **extras}
 
     @abstractmethod
     def fit(self, span: ContrastSpan) -> tuple[Tensor, ExtractionResult]:
         """The direction as float64 weights [rank] of the span's coordinates, up to sign and length, and the extras."""
+
+
+def _finite(name: str, vector: Tensor) -> Tensor:
+    vector = vector.float()
+    if not bool(torch.isfinite(vector).all()):
+        raise ValueError(f"{name}: the distance of the class means is beyond float32")
+    return vector
 
 
 class MeanDifferenceMethod(ExtractionMethod):
@@ -74,7 +81,7 @@ class MeanDifferenceMethod(ExtractionMethod):
         """The difference of the class means, free of the span's rounding."""
         if not bool(span.mean_difference.any()):
             raise ValueError(f"{self.name}: the class means coincide; there is nothing to separate")
-        return {"vector": span.mean_difference.float()}
+        return {"vector": _finite(self.name, span.mean_difference)}
 
     def fit(self, span: ContrastSpan) -> tuple[Tensor, ExtractionResult]:
         """The same direction in the span's coordinates."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.errors import UserError
+
 Message = dict[str, str]
 
 # A base model has no turns; this is what it gets, with the instruction as a paragraph before it.
@@ -37,7 +39,11 @@ def format_prompt(tokenizer: Any, question: str, instruction: str = "") -> str:
 
 
 def format_conversation(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The text of a conversation whose next turn is the assistant's; ``format_prompt`` says how system messages go."""
+    """The text of a conversation whose next turn is the assistant's; ``format_prompt`` says how system messages go.
+
+    Raises:
+        UserError: the model's template refuses such a conversation.
+    """
     template = _template_of(tokenizer)
     messages = [dict(m) for m in messages]
     if not template.exists:
@@ -47,7 +53,7 @@ def format_conversation(tokenizer: Any, messages: Sequence[Message]) -> str:
         messages[0]["content"] = f"{instruction}\n\n{messages[0]['content']}"
     elif messages[0]["role"] != "system" and template.adds_default_system:
         messages.insert(0, {"role": "system", "content": ""})
-    return _render(tokenizer, messages)
+    return _rendered(tokenizer, messages)
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
@@ -123,6 +129,15 @@ def _try_render(tokenizer: Any, messages: Sequence[Message]) -> str | None:
         return _render(tokenizer, messages)
     except TemplateError:  # the template's own raise_exception
         return None
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Message]) -> str:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return _render(tokenizer, messages)
+    except TemplateError as error:
+        raise UserError(f"the model's chat template refuses this conversation: {error}") from error
 
 
 def _render(tokenizer: Any, messages: Sequence[Message]) -> str:

@@ -69,7 +69,8 @@ class ResultsFile:
     def _read_back(self) -> dict[int, dict[str, Any]]:
         if self._journal.exists():
             entries = read_jsonl(self._journal, ("index", "result"))
-            return {entry["index"]: entry["result"] for entry in entries}
+            whole = (entry for entry in entries if type(entry["index"]) is int and _problem(entry["result"]) is None)
+            return {entry["index"]: entry["result"] for entry in whole}
         return dict(enumerate(read_results(self.output)))
 
     @property

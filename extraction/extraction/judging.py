@@ -152,14 +152,22 @@ def _with_journal(folder: TraitFolder, definition: TraitDefinition, rows: list[_
     """The rows with the scores that an interrupted run of the same judge has left."""
     keys = ("judge", "polarity", "row", "key", "score", "method")
     entries = read_jsonl(folder.journal_path(JOURNAL), keys)
-    found = {(e["polarity"], e["row"], e["key"]): e for e in entries if e["judge"] == judge.name}
+    found = {_place_of(e): e for e in entries if e["judge"] == judge.name and _is_score(e["score"])}
     result = []
     for row in rows:
-        entry = found.get((row.polarity, row.number, row.key(definition)))
-        result.append(_scored(row, Verdict(entry["score"], entry["method"])) if entry else row)
+        entry = found.get(str((row.polarity, row.number, row.key(definition))))
+        result.append(_scored(row, Verdict(float(entry["score"]), str(entry["method"]))) if entry else row)
     if found:
         logger.info("%s: continuing after %d scores of an interrupted run", folder.trait, len(found))
     return result
+
+
+def _place_of(entry: dict[str, Any]) -> str:
+    return str((entry["polarity"], entry["row"], entry["key"]))  # a damaged entry may hold what has no hash
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
 
 
 def _scored(row: _Row, verdict: Verdict) -> _Row:

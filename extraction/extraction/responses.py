@@ -175,7 +175,21 @@ def finished_rows(folder: TraitFolder) -> dict[tuple[Polarity, int], Response]:
     """Responses in the journals of all processes, by side and row."""
     keys = ("polarity", "row", "response")
     entries = [entry for path in folder.journal_paths(f"{JOURNAL}.") for entry in read_jsonl(path, keys)]
-    return {(e["polarity"], e["row"]): Response(**e["response"]) for e in entries}
+    return {(e["polarity"], e["row"]): Response(**e["response"]) for e in entries if _is_whole(e)}
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    """Whether a journal's entry is as ``_entry`` makes it; any other was damaged, and is made again."""
+    response = entry["response"]
+    texts = {"question", "instruction", "prompt", "response", "judge_method", "finish_reason"}
+    return (
+        entry["polarity"] in POLARITIES
+        and type(entry["row"]) is int
+        and isinstance(response, dict)
+        and {"question", "instruction", "prompt", "response"} <= set(response) <= {*texts, "trait_score"}
+        and all(isinstance(value, str) for key, value in response.items() if key in texts)
+        and response.get("trait_score") is None
+    )
 
 
 def write_generated(folder: TraitFolder, definition: TraitDefinition, settings: GenerationSettings) -> dict[str, int]:

@@ -1,8 +1,14 @@
 """An experiment for the tests of faults: fixtures' makings, and what its files hold."""
 
+import atexit
+import functools
 import json
+import shutil
+import tempfile
+from pathlib import Path
 
 from tests.conftest import small_model
+from tests.hardening.nursery import Nursery
 from tests.tiny_tokenizer import tiny_tokenizer
 from utils.store import Experiment
 
@@ -49,3 +55,19 @@ def files(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
+
+
+@functools.cache
+def finished_place():
+    """A nursery, an experiment with all stages done, and its model, made once for all modules.
+
+    A test that changes the experiment's files puts them back.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    lab, model = make_lab(folder), make_model(folder / "model")
+    nursery = Nursery(folder)
+    atexit.register(lambda: (nursery.close(), shutil.rmtree(folder)))
+    for stage in (1, 2, 3):
+        ended = nursery.run(stage, *arguments(stage, lab, model))
+        assert ended.status == 0, ended.said
+    return nursery, lab, model

@@ -69,12 +69,12 @@ class Nursery:
         self._process.stdin.flush()
         return self._answer()
 
-    def start(self, stage, *arguments, **options):
+    def start(self, stage, *arguments, file_limit=None):
         """Begin a command; returns its process id.
 
-        Options: ``user`` to become, ``file_limit`` in bytes for every file that it writes.
+        ``file_limit`` is in bytes, for every file that it writes.
         """
-        return self._ask(argv=[str(ROOT / "extraction" / SCRIPTS[stage]), *map(str, arguments)], **options)
+        return self._ask(argv=[str(ROOT / "extraction" / SCRIPTS[stage]), *map(str, arguments)], file_limit=file_limit)
 
     def end(self, pid, send=None, after=0.0):
         """Wait for a command's end, sending it a signal ``after`` seconds from its start."""
@@ -122,7 +122,7 @@ def _ended(pid, output, began, send, after):
     return {"status": os.waitstatus_to_exitcode(status), "said": said, "seconds": time.monotonic() - began}
 
 
-def _be_the_command(output, argv, user=None, file_limit=None):
+def _be_the_command(output, argv, file_limit=None):
     status = 70
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -130,10 +130,6 @@ def _be_the_command(output, argv, user=None, file_limit=None):
             os.dup2(output.fileno(), stream)
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-        if user is not None:
-            os.setgroups([])
-            os.setgid(user)
-            os.setuid(user)
         sys.argv = argv
         runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as end:

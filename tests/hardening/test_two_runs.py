@@ -5,20 +5,12 @@ import time
 
 import pytest
 
-from tests.hardening.faulty_lab import arguments, files, make_lab, make_model
-from tests.hardening.nursery import Nursery
+from tests.hardening.faulty_lab import arguments, files, finished_place
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    lab, model = make_lab(folder), make_model(folder / "model")
-    nursery = Nursery(folder)
-    for stage in (1, 2, 3):
-        ended = nursery.run(stage, *arguments(stage, lab, model))
-        assert ended.status == 0, ended.said
-    yield nursery, lab, model
-    nursery.close()
+@pytest.fixture
+def place():
+    return finished_place()
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

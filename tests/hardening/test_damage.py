@@ -1,0 +1,174 @@
+"""A file that is empty, cut, foreign or swapped: one line that names it, and the command in the line mends it."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from tests.hardening.faulty_lab import arguments, files, finished_place
+from utils.activation_files import activations_path, read_activations
+from utils.errors import UserError
+from utils.files import append_jsonl, read_jsonl, write_json
+from utils.records import Response
+from utils.store import Experiment
+from utils.vectors import load_vector, read_vector, sidecar_path, summary_path, vector_path
+
+# Every file that a stage reads: its path below the trait, and the stages that meet it.
+READ = {
+    "trait_definition.json": (1,),
+    "responses/pos.csv": (1, 2, 3),
+    "responses/neutral.csv": (1, 2, 3),
+    "responses/metadata.json": (1, 2),
+    "activations/metadata.json": (3,),
+    "activations/neg.safetensors": (3,),
+    "activations/neutral_tokens.safetensors": (3,),
+}
+DAMAGES = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) * 2 // 3],
+    "foreign": lambda data: b'["another", "file"]\n',
+    "binary": lambda data: bytes(range(256)) * 20,
+}
+
+
+@pytest.fixture
+def place():
+    """The finished experiment, put back after the test."""
+    nursery, lab, model = finished_place()
+    root = lab.trait("alpha").root
+    before = files(root)
+    yield nursery, lab, model
+    for name in files(root).keys() - before.keys():
+        (root / name).unlink()
+    for name, data in before.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(data)
+
+
+def refused(ended, *words):
+    assert ended.status == 1, ended.said
+    assert "Traceback" not in ended.said
+    assert ended.last_line.startswith("error: "), ended.said
+    assert all(word in ended.last_line for word in words), ended.last_line
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", READ)
+def test_a_damaged_file_is_named_in_one_line(name, damage, place):
+    nursery, lab, model = place
+    path = lab.trait("alpha").root / name
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    for stage in READ[name][-1:]:
+        refused(nursery.run(stage, *arguments(stage, lab, model)), path.name)
+
+
+@pytest.mark.parametrize("name", ["responses/pos.csv", "responses/metadata.json", "activations/neg.safetensors"])
+def test_the_command_in_the_line_makes_the_file_again(name, place):
+    nursery, lab, model = place
+    root = lab.trait("alpha").root
+    whole = files(root)
+    (root / name).write_bytes(whole[name][:100])
+    stage = 2 if name.startswith("responses/") else 3
+    ended = nursery.run(stage, *arguments(stage, lab, model))
+    refused(ended, name)
+    remedy = shlex.split(re.search(r"Run: python extraction/(.*)", ended.last_line)[1])
+    maker = int(remedy[0][0])
+    assert maker == stage - 1
+    more = [flag for flag in remedy[1:] if flag == "--overwrite"]
+    ended = nursery.run(maker, *arguments(maker, lab, model, *more))
+    assert ended.status == 0, ended.said
+    assert files(root)[name] == whole[name]
+
+
+def test_activations_of_the_other_side_are_not_taken_for_this_one(place):
+    _, lab, _ = place
+    trait = lab.trait("alpha")
+    pos, neg = (activations_path(trait, side) for side in ("pos", "neg"))
+    ours, theirs = pos.read_bytes(), neg.read_bytes()
+    assert len(ours) == len(theirs)
+    pos.write_bytes(theirs)
+    neg.write_bytes(ours)
+    with pytest.raises(UserError, match=r"neg\.safetensors: is not the file that metadata\.json beside it describes"):
+        read_activations(trait)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_vector_side_car_or_summary_is_named_in_one_line(damage, place):
+    _, lab, _ = place
+    trait = lab.trait("alpha")
+    vector = vector_path(trait, "probe", 3)
+    for path in (vector, sidecar_path(vector)):
+        whole = path.read_bytes()
+        path.write_bytes(DAMAGES[damage](whole))
+        with pytest.raises(UserError, match=re.escape(path.name)):
+            read_vector(trait, "probe", 3)
+        path.write_bytes(whole)
+    path = summary_path(trait)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()) if damage != "cut" else b"method,la")
+    with pytest.raises(UserError, match=re.escape(path.name)):
+        load_vector("exp", "alpha", experiments_dir=lab.experiments_dir)
+
+
+def test_a_vector_under_another_name_is_found_out(place):
+    _, lab, _ = place
+    trait = lab.trait("alpha")
+    for suffix in (".pt", "_metadata.json"):
+        (trait.vectors_dir / f"probe_layer1{suffix}").write_bytes(
+            (trait.vectors_dir / f"probe_layer3{suffix}").read_bytes()
+        )
+    with pytest.raises(UserError, match="describes another vector"):
+        read_vector(trait, "probe", 1)
+
+
+def test_journals_of_anything_else_count_as_no_work(place):
+    nursery, lab, model = place
+    trait = lab.trait("alpha")
+    whole = files(trait.root)
+    for name in ("generated.0", "scores"):
+        trait.journal_path(name).write_bytes(
+            b'5\n"x"\n[1]\n{"polarity": "pos"}\n{"judge": 1}\n\0\0\0\n' + bytes(range(256))
+        )
+    for side in ("pos", "neg", "neutral"):
+        trait.responses_path(side).unlink()
+    ended = nursery.run(1, *arguments(1, lab, model, "--overwrite"))
+    assert ended.status == 0, ended.said
+    assert files(trait.root) == whole
+
+
+def test_a_journal_left_beside_finished_responses_goes(place):
+    """A run can be killed between writing the files and clearing its journal."""
+    nursery, lab, model = place
+    trait = lab.trait("alpha")
+    whole = files(trait.root)
+    append_jsonl(trait.journal_path("generated.0"), [{"polarity": "pos", "row": 0, "response": {}}])
+    (trait.root / "responses" / ".pos.csv.123.partial").write_text("half")
+    ended = nursery.run(1, *arguments(1, lab, model))
+    assert ended.status == 0, ended.said
+    assert files(trait.root) == whole
+
+
+def test_a_row_that_was_cut_is_not_filled_up_with_nothing(tmp_path):
+    trait = Experiment(tmp_path, "e").trait("t")
+    rows = [Response(f"Why {i}?", "Refuse.", "p", "No.", 50.0) for i in range(3)]
+    trait.write_responses("pos", rows)
+    path = trait.responses_path("pos")
+    whole = path.read_bytes()
+    last = whole[:-1].rindex(b"\n") + 1
+    read = []
+    for end in range(last + 1, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        try:
+            read.append(trait.read_responses("pos"))
+        except UserError as error:
+            assert "pos.csv" in str(error)
+    assert read in ([], [rows])  # at most the cut before the last quotation mark's newline is whole
+
+
+def test_texts_with_half_a_character_are_written_and_read(tmp_path):
+    """JSON can carry a lone surrogate, which UTF-8 cannot."""
+    journal = tmp_path / "j.jsonl"
+    append_jsonl(journal, [{"text": "a\ud83d\u2028b"}])
+    assert read_jsonl(journal) == [{"text": "a\ud83d\u2028b"}]
+    write_json(tmp_path / "v.json", {"text": "a\ud83db"})
+    assert json.loads((tmp_path / "v.json").read_text(encoding="utf-8")) == {"text": "a?b"}
