@@ -30,6 +30,16 @@ def test_projection_does_not_depend_on_the_vectors_length():
     torch.testing.assert_close(projection(activations, vector), projection(activations, 37 * vector))
 
 
+@pytest.mark.parametrize("length", [1e-3, 0.5, 1.0])
+def test_a_short_vector_is_no_zero_vector(length):
+    torch.testing.assert_close(projection(torch.tensor([3.0, 4.0]), torch.tensor([0.0, length])), torch.tensor(4.0))
+
+
+def test_several_vectors_at_once_are_refused():
+    with pytest.raises(ValueError, match=r"shape \[2, 2\] .* wanted \[hidden\]"):
+        projection(torch.ones(3, 2), torch.ones(2, 2))
+
+
 @pytest.mark.parametrize(("shape", "size"), [((4, 576), 768), ((4,), 5), ((), 1)])
 def test_a_size_mismatch_names_both_shapes(shape, size):
     with pytest.raises(ValueError, match="wanted") as error:
@@ -55,12 +65,24 @@ def test_mean_difference_recovers_a_planted_shift():
     assert cosine_similarity(found, shift) > 0.99
 
 
+def test_mean_difference_is_of_each_class_mean_and_in_float32():
+    pos = torch.tensor([[60000.0, 1.0], [60000.0, 3.0], [60000.0, 5.0]], dtype=torch.float16)
+    neg = torch.tensor([[-60000.0, 5.0], [-60000.0, 2.0]], dtype=torch.float16)  # the difference overflows float16
+    found = mean_difference(pos, neg)
+    assert found.dtype == torch.float32
+    assert found.tolist() == [120_000.0, -0.5]
+
+
 @pytest.mark.parametrize(
     ("pos", "neg", "said"),
     [
-        (torch.zeros(0, 4), torch.ones(2, 4), "pos has no examples"),
+        (torch.zeros(0, 4), torch.ones(2, 4), "^pos has no examples"),
+        (torch.ones(2, 4), torch.zeros(0, 4), "^neg has no examples"),
+        (torch.ones(4, 4, 4), torch.ones(2, 4), "^pos is .*wanted"),
+        (torch.ones(2, 4), torch.ones(4, 4, 4), "^pos is .*wanted"),
+        (torch.tensor([[1.0, float("inf")]]), torch.ones(1, 2), "^pos activations hold NaN"),
         (torch.ones(2, 4), torch.ones(2, 5), r"\[2, 4\] and neg is \[2, 5\]"),
-        (torch.ones(2, 4), torch.full((2, 4), float("nan")), "neg activations hold NaN"),
+        (torch.ones(2, 4), torch.full((2, 4), float("nan")), "^neg activations hold NaN"),
     ],
 )
 def test_classes_that_cannot_be_compared_are_refused(pos, neg, said):
@@ -86,3 +108,38 @@ def test_normalised_vectors_have_length_one():
     torch.testing.assert_close(normalize_vectors(torch.randn(7, 33) * 1e20).norm(dim=-1), torch.ones(7))
     with pytest.raises(ValueError, match="zero vector"):
         normalize_vectors(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("derivative", [compute_derivative, compute_second_derivative])
+def test_derivatives_upcast_before_they_subtract(derivative):
+    found = derivative(torch.tensor([60000.0, -60000.0, 60000.0], dtype=torch.float16))
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+
+
+def test_derivatives_run_along_the_dimension_asked_for():
+    rows = torch.tensor([[0.0, 1.0, 4.0], [5.0, 5.0, 5.0]])
+    assert compute_derivative(rows, dim=1).tolist() == [[1.0, 3.0], [0.0, 0.0]]
+    assert compute_second_derivative(rows, dim=1).tolist() == [[2.0], [0.0]]
+
+
+def test_cosines_are_taken_pair_by_pair_and_against_one_vector():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 4, 3, generator=generator)
+    expected = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine_similarity(a, b), expected(a, b, dim=-1))
+    torch.testing.assert_close(cosine_similarity(a, b[0]), expected(a, b[0], dim=-1))
+
+
+@pytest.mark.parametrize(("a", "b"), [((2, 3), (2, 4)), ((1,), (5,)), ((5,), (2, 1))])
+def test_the_cosine_of_vectors_of_different_sizes_is_refused(a, b):
+    with pytest.raises(ValueError, match=r"vectors have shapes .* wanted \[\.\.\., hidden\] twice"):
+        cosine_similarity(torch.ones(a), torch.ones(b))
+
+
+def test_each_vector_is_normalised_by_its_own_size():
+    rows = torch.tensor([[-3e30, -4e30], [3e-30, 4e-30]])
+    torch.testing.assert_close(normalize_vectors(rows), torch.tensor([[-0.6, -0.8], [0.6, 0.8]]))
+    assert normalize_vectors(torch.tensor([3.0, 4.0], dtype=torch.float16)).dtype == torch.float32
+    with pytest.raises(ValueError, match="zero vector"):
+        normalize_vectors(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))

@@ -1,5 +1,7 @@
 """Figures and intervals against independent definitions and against simulation."""
 
+import dataclasses
+import json
 import math
 from statistics import NormalDist
 
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from traitlens import auroc, auroc_difference, auroc_interval, evaluate
+from traitlens import Interval, auroc, auroc_difference, auroc_interval, evaluate
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40))
@@ -44,6 +46,47 @@ def test_recall_allows_one_false_positive_in_a_hundred():
     pos = torch.tensor([198.5, 197.5, 197.0, 500.0])
     scores, labels = torch.cat([pos, neg]), torch.arange(204) < 4
     assert evaluate(scores, labels, [torch.arange(204)]).recall_at_1_fpr == 0.75  # 199 and 198 may be exceeded by none
+
+
+@pytest.mark.parametrize(("n_neg", "recall"), [(99, 0.5), (100, 1.0), (199, 1.0), (200, 1.0), (1, 0.5)])
+def test_recall_spares_one_negative_for_every_whole_hundred(n_neg, recall):
+    neg = torch.arange(float(n_neg))
+    pos = torch.tensor([n_neg - 1.5, n_neg + 1.0])  # the first lies between the two highest negatives
+    metrics = evaluate(torch.cat([pos, neg]), torch.arange(n_neg + 2) < 2, [torch.arange(n_neg + 2)])
+    assert metrics.recall_at_1_fpr == recall
+    if n_neg == 199:
+        second = torch.cat([pos - 1, neg])  # below the second highest
+        assert evaluate(second, torch.arange(201) < 2, [torch.arange(201)]).recall_at_1_fpr == 0.5
+
+
+def test_figures_are_plain_numbers_that_json_knows():
+    metrics = evaluate(torch.tensor([1.0, 2.0, -1.0, 0.5]), torch.arange(4) < 2, [torch.arange(4)])
+    assert json.loads(json.dumps(dataclasses.asdict(metrics))) == dataclasses.asdict(metrics)
+    assert type(auroc(torch.tensor([1.0, 0.0]), torch.tensor([True, False]))) is float
+
+
+def test_a_score_on_the_boundary_counts_half_in_either_class():
+    scores, labels = torch.tensor([0.0, 1.0, 2.0, 0.0, -1.0]), torch.tensor([True, True, True, False, False])
+    assert evaluate(scores, labels, [torch.arange(5)]).accuracy == pytest.approx((2.5 / 3 + 1.5 / 2) / 2)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_classes_without_spread_have_a_large_but_finite_distance(sign):
+    scores, labels = sign * torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.arange(4) < 2
+    assert evaluate(scores, labels, [torch.arange(4)]).cohens_d == sign * 1e6
+
+
+def test_resamples_and_seed_are_those_asked_for():
+    scores, labels, clusters, _ = _simulated(torch.Generator().manual_seed(0))
+    settings = {"n_bootstrap": 30, "seed": 5}
+    assert evaluate(scores, labels, clusters[:1], **settings).auroc == auroc_interval(
+        scores, labels, clusters[:1], **settings
+    )
+    assert auroc_interval(scores, labels, clusters[:1]) != auroc_interval(scores, labels, clusters[:1], seed=1)
+
+
+def test_an_interval_is_shown_with_two_decimals():
+    assert str(Interval(0.5, 0.25, 0.751)) == "0.50 (0.25-0.75)"
 
 
 def _simulated(generator, n_questions=24, n_instructions=1, per_cell=1, separation=1.5):
@@ -94,6 +137,37 @@ def test_a_perfect_separation_is_not_claimed_to_be_certain():
     interval = auroc_interval(labels.double(), labels, [torch.arange(40) % 20])
     assert interval.value == interval.high == 1
     assert 0.8 < interval.low < 0.9  # 20 clear questions: 1 - 0.025 ** (1 / 20) is 0.17
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_open_end_of_a_perfect_separation_is_of_the_first_kind_of_cluster(sign):
+    labels = torch.arange(40) < 20
+    clusters = [torch.arange(40) % 10, torch.arange(40) % 4]
+    interval = auroc_interval(sign * labels.double(), labels, clusters)
+    missed = 1 - 0.025 ** (1 / 10)
+    assert interval == (Interval(1.0, 1 - missed, 1.0) if sign == 1 else Interval(0.0, 0.0, missed))
+
+
+def test_the_interval_of_independent_examples_is_the_one_of_delong():
+    generator = torch.Generator().manual_seed(0)
+    pos, neg = torch.randn(300, generator=generator) + 1, torch.randn(300, generator=generator)
+    wins = (pos[:, None] > neg).double()
+    error = (wins.mean(dim=1).var() / 300 + wins.mean(dim=0).var() / 300).sqrt().item()
+    interval = auroc_interval(torch.cat([pos, neg]), torch.arange(600) < 300, [torch.arange(600)], n_bootstrap=4000)
+    assert interval.value - interval.low == pytest.approx(1.96 * error, rel=0.09)
+    assert interval.high - interval.value == pytest.approx(1.96 * error, rel=0.09)
+
+
+def test_the_difference_is_of_the_two_figures_on_the_examples_that_both_know():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) < 30
+    first, second = labels + torch.randn(2, 60, generator=generator)
+    first[3], second[50] = math.nan, math.nan
+    known = ~(first.isnan() | second.isnan())
+    difference = auroc_difference(first, second, labels, [torch.arange(60)])
+    assert difference.value == pytest.approx(auroc(first[known], labels[known]) - auroc(second[known], labels[known]))
+    assert difference.value != 0
+    assert difference.low < difference.value < difference.high
 
 
 def test_the_difference_is_paired():

@@ -10,14 +10,17 @@ from tests.vectors.planted import planted
 from traitlens import (
     METHODS,
     ContrastSpan,
+    ExtractionMethod,
     GradientMethod,
     ICAMethod,
     MeanDifferenceMethod,
     ProbeMethod,
     cosine_similarity,
     get_method,
+    mean_difference,
     projection,
 )
+from traitlens.methods import standardised_separation
 
 # FastICA's fixed point depends on the last digits where the other components are noise.
 _REPEATABLE = {"mean_diff": 0.999, "probe": 0.999, "gradient": 0.999, "ica": 0.9}
@@ -153,10 +156,158 @@ def test_examples_that_cannot_be_separated_are_refused(name, pos, neg, message):
         get_method(name).extract(pos, neg)
 
 
-def test_classes_with_equal_means_are_refused():
-    same = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    with pytest.raises(ValueError, match="class means coincide"):
-        MeanDifferenceMethod().extract(same, same)
+@pytest.mark.parametrize("name", METHODS)
+def test_classes_with_equal_means_are_refused(name):
+    same = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+    with pytest.raises(ValueError, match=f"{name}: .*class means coincide"):
+        get_method(name).extract(same, same)
+
+
+class _Planned(ExtractionMethod):
+    """Gives the weights that a test plans."""
+
+    name = "planned"
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def fit(self, span):
+        return self.weights(span), {}
+
+
+@pytest.mark.parametrize("length", [1.0, -1.0, 1e-3, -1e6])
+def test_a_direction_of_any_sign_and_length_becomes_the_same_vector(length):
+    pos, neg = torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([[1.0, 1.0], [-1.0, 1.0]])
+    method = _Planned(lambda span: length * span.mean_difference_weights())
+    torch.testing.assert_close(method.extract(pos, neg)["vector"], torch.tensor([1.0, 0.0]))
+
+
+def test_a_direction_that_is_not_finite_or_zero_is_refused_by_name():
+    pos, neg = torch.tensor([[2.0, 1.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [-1.0, 0.0]])
+    for value in (0.0, float("nan")):
+        with pytest.raises(ValueError, match=r"^planned: .*coincide"):
+            _Planned(lambda span, v=value: torch.full_like(span.difference, v)).extract(pos, neg)
+
+
+def test_the_documented_hyper_parameters_are_the_defaults():
+    assert {name: vars(get_method(name)) for name in METHODS} == {
+        "mean_diff": {},
+        "probe": {"C": 0.1},
+        "ica": {"n_components": 10, "seed": 0},
+        "gradient": {"num_steps": 100, "lr": 0.01, "shrinkage": 0.3},
+    }
+
+
+def test_extras_are_the_documented_ones_in_plain_numbers(clear):
+    extras = {name: get_method(name).extract(*clear) for name in METHODS}
+    for result in extras.values():
+        del result["vector"]
+    assert {name: {key: type(value) for key, value in result.items()} for name, result in extras.items()} == {
+        "mean_diff": {},
+        "probe": {"train_acc": float, "converged": bool},
+        "ica": {"component": int, "separation": float, "converged": bool},
+        "gradient": {"loss_history": list},
+    }
+    assert extras["probe"] == {"train_acc": 1.0, "converged": True}
+    assert {type(loss) for loss in extras["gradient"]["loss_history"]} == {float}
+
+
+def test_the_probe_says_how_many_of_its_own_examples_it_gets_right():
+    pos, neg = torch.tensor([[1.0], [2.0], [3.0], [-2.0]]), torch.tensor([[-1.0], [-2.0], [-3.0], [-1.5]])
+    assert ProbeMethod().extract(pos, neg)["train_acc"] == 7 / 8
+
+
+def test_the_probe_says_each_time_that_its_solver_did_not_converge(monkeypatch):
+    def one_step(*args, **kwargs):
+        return LogisticRegression(*args, **{**kwargs, "max_iter": 1, "solver": "lbfgs"})
+
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression", one_step)
+    examples = planted(n=60, hidden=40)
+    assert [ProbeMethod().extract(examples.pos, examples.neg)["converged"] for _ in range(2)] == [False, False]
+
+
+def test_the_probe_in_more_coordinates_than_newton_steps_are_worth_is_the_same():
+    examples = planted(n=300, hidden=540)
+    ours = ProbeMethod(C=0.01).extract(examples.pos, examples.neg)["vector"].double()
+    data = torch.cat([examples.pos, examples.neg]).double().numpy()
+    scaler = StandardScaler().fit(data)
+    features, labels = scaler.transform(data), np.arange(600) < 300
+    theirs = LogisticRegression(C=0.01, tol=1e-8, solver="newton-cholesky").fit(features, labels)
+    assert cosine_similarity(ours, torch.from_numpy(theirs.coef_[0] / scaler.scale_)).item() > 1 - 1e-6
+
+
+def test_ica_separation_is_that_of_its_scores_whichever_class_comes_first(clear):
+    for pos, neg in (clear, clear[::-1]):
+        result = ICAMethod(n_components=3).extract(pos, neg)
+        scores = projection(torch.cat([pos, neg]), result["vector"])
+        expected = standardised_separation(scores, torch.arange(600) < 300).item()
+        assert result["separation"] == pytest.approx(expected, rel=1e-3)
+        assert result["separation"] > 0
+        assert 0 <= result["component"] < 3
+
+
+def test_ica_reads_only_as_many_axes_as_it_has_components(clear):
+    weights, _ = ICAMethod(n_components=3).fit(ContrastSpan(*clear))
+    assert weights.dtype == torch.float64
+    assert weights.shape == (12,)
+    assert weights[:3].any()
+    assert not weights[3:].any()
+
+
+def test_ica_of_a_part_does_not_depend_on_where_the_rest_lies(clear):
+    pos, neg = clear
+    far = torch.full((12,), 50.0)
+    moved = (pos.clone(), neg.clone())
+    for side in moved:
+        side[:100] += far
+    rows = torch.arange(600) % 300 >= 100
+    span = ContrastSpan(*moved)
+    weights, _ = ICAMethod(n_components=12).fit(span.select(rows))
+    result = span.to_direction(weights).float()
+    expected = mean_difference(pos[100:], neg[100:])
+    assert abs(cosine_similarity(result, expected).item()) > 0.85  # not centred, FastICA diverges
+
+
+def test_gradient_steps_are_those_of_adam_on_the_shrunk_separation():
+    examples = planted(n=30, hidden=20, massive=False)
+    span = ContrastSpan(examples.pos, examples.neg)
+    weights, extras = GradientMethod(num_steps=7, lr=0.05, shrinkage=0.2).fit(span)
+    coordinates, labels = span.coordinates, span.labels
+    within = (torch.cov(coordinates[labels].T) + torch.cov(coordinates[~labels].T)) / 2
+    shrunk = 0.8 * within + 0.2 * within.diagonal().mean() * torch.eye(len(within), dtype=torch.float64)
+    theirs = (span.difference / span.difference.norm()).requires_grad_()
+    adam, losses = torch.optim.Adam([theirs], lr=0.05), []
+    for _ in range(7):
+        adam.zero_grad()
+        loss = -(theirs @ span.difference) / (theirs @ shrunk @ theirs).sqrt()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    torch.testing.assert_close(weights, theirs.detach(), rtol=1e-9, atol=1e-12)
+    assert extras["loss_history"] == pytest.approx(losses)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([5.0, 3.0, 2.0, 0.0], 3 / 2**0.5),
+        ([2.0, 0.0, 5.0, 3.0], -3 / 2**0.5),
+        ([2.0, 2.0, 1.0, 1.0], float("inf")),
+        ([1.0, 1.0, 2.0, 2.0], float("-inf")),
+        ([1.0, 1.0, 1.0, 1.0], 0.0),
+        ([3.0, 1.0, 1.0, 3.0], 0.0),
+    ],
+)
+def test_the_standardised_separation_of_hand_made_scores(scores, expected):
+    column = torch.tensor(scores, dtype=torch.float16)
+    labels = torch.arange(4) < 2
+    found = standardised_separation(torch.stack([column, torch.tensor([9.0, 7.0, 8.0, 6.0])], dim=1), labels)
+    assert found.dtype == torch.float64
+    assert found.tolist() == pytest.approx([expected, 1 / 2**0.5])
+
+
+def test_one_example_of_each_class_has_a_separation_without_spread():
+    assert standardised_separation(torch.tensor([1.0, 0.0]), torch.tensor([True, False])).item() == float("inf")
 
 
 def test_an_unknown_method_is_named_with_those_that_exist():
