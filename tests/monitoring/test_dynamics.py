@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import math
 
 import numpy as np
@@ -20,6 +22,85 @@ def test_the_documented_example_gives_its_documented_dynamics():
     assert found.avg_velocity == pytest.approx(0.55)
     assert found.velocity_profile == pytest.approx([1.8, -0.2, -0.3, -0.3, -0.3, -0.4])
     assert found.acceleration_profile == pytest.approx([-2.0, -0.1, 0.0, 0.0, -0.1], abs=1e-6)
+
+
+def bending(*accelerations):
+    """A trajectory with these second differences."""
+    return np.cumsum(np.cumsum([0.0, 0.0, *accelerations]))
+
+
+def test_calm_is_under_a_tenth_of_the_largest_acceleration():
+    assert commitment_point(bending(100, -60, 10.5, -9.5, 80)) == 4
+    assert commitment_point(bending(100, -60, 10.5, -6)) == 4  # a tenth, not a twentieth
+    assert analyze_dynamics(bending(100, -60, 10.5, -9.5, 80)).commitment_point == 4
+    assert analyze_dynamics(bending(100, -60, 10.5, -6)).commitment_point == 4
+    assert analyze_dynamics(bending(100, -60, 10.5, -9.5, 80), drop=0.7).commitment_point == 2
+    assert commitment_point(bending(8, -2, 1), drop=0.25) == 3  # a quarter is not under a quarter
+
+
+def test_without_a_baseline_scores_are_taken_as_they_are():
+    assert analyze_dynamics([1.0, 3.0, 2.0], threshold=2.5) == analyze_dynamics(
+        [1.0, 3.0, 2.0], baseline=0.0, threshold=2.5
+    )
+    assert analyze_dynamics([1.0, 2.5, 2.0], threshold=2.5).expressed is False  # at the threshold is not above it
+    assert analyze_dynamics([2.5, 3.0], threshold=2.5).onset == 1
+    assert analyze_dynamics([0.2, 0.1], threshold=0.5).expressed is False
+    assert analyze_dynamics([-0.2, -0.1], threshold=-0.5).expressed is True
+
+
+def test_velocities_are_measured_by_their_size():
+    found = analyze_dynamics([5.0, 0.0, 1.0])
+    assert (found.peak_velocity, found.avg_velocity, found.peak) == (5.0, 3.0, 0)
+    assert {type(found.peak_velocity), type(found.avg_velocity)} == {float}
+
+
+def test_results_are_plain_values_that_json_knows():
+    found = dataclasses.asdict(analyze_dynamics(np.float32(EXAMPLE), threshold=1.0, permutations=9))
+    assert json.loads(json.dumps(found)) == found
+    assert {type(found[name]) for name in ("commitment_point", "persistence", "peak", "onset", "smoothing")} <= {
+        int,
+        type(None),
+    }
+
+
+def settling(scores, drop=0.1):
+    """The statistic of the p-value, written out for one trajectory."""
+    size = np.abs(np.diff(scores, n=2))
+    calm = [i for i, value in enumerate(size) if value < drop * max(size)]
+    if not calm:
+        return -np.inf
+    before, after = size[: calm[0]], size[calm[0] :]
+    if not len(before):
+        return 0.0
+    weight = np.sqrt(len(before) * len(after) / len(size))
+    return (before.mean() - after.mean()) * weight / size.mean()
+
+
+@pytest.mark.parametrize("smoothing", [1, 3])
+def test_the_p_value_is_the_share_of_shuffles_that_settle_as_much(smoothing):
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        scores = np.concatenate([rng.normal(size=5) * 3, rng.normal(size=6)])
+        found = analyze_dynamics(scores, permutations=40, seed=7, smoothing=smoothing, drop=0.2)
+        observed = settling(smoothed(scores, smoothing), 0.2)
+        shuffled = np.random.default_rng(7).permuted(np.tile(scores, (40, 1)), axis=1)
+        as_much = sum(settling(smoothed(row, smoothing), 0.2) >= observed - 1e-9 for row in shuffled)
+        expected = (1 + as_much) / 41 if found.commitment_point is not None else None
+        assert found.commitment_p_value == pytest.approx(expected)
+
+
+def test_a_trajectory_that_is_calm_from_the_start_settles_nothing():
+    assert analyze_dynamics([0, 0, 0, 5], permutations=99).commitment_point == 1
+    assert (
+        analyze_dynamics([0, 0, 0, 5], permutations=99).commitment_p_value > 0.5
+    )  # calm from the start settles nothing
+
+
+def test_more_tokens_than_the_window_are_averaged_over_what_there_is():
+    assert smoothed([1.0, 2.0, 6.0], 7).tolist() == [3.0, 3.0, 3.0]
+    assert smoothed([1.0, 2.0, 6.0, 3.0], 5).tolist() == [3.0, 3.0, 3.0, 11 / 3]
+    assert smoothed([], 3).tolist() == []
+    assert smoothed([4.0], 3).tolist() == [4.0]
 
 
 @given(TRAJECTORIES)
@@ -63,7 +144,18 @@ def test_commitment_is_the_first_token_after_the_largest_change_calms_down():
 
 
 @pytest.mark.parametrize(
-    ("scores", "tokens"), [([5, 1, 2], 0), ([0, 4, 4, 3, 1, 4], 2), ([1, 2, 9], 0), ([3, 3, 3], 0), ([-9, -1, -2], 1)]
+    ("scores", "tokens"),
+    [
+        ([5, 1, 2], 0),
+        ([0, 4, 4, 3, 1, 4], 2),
+        ([1, 2, 9], 0),
+        ([3, 3, 3], 0),
+        ([-9, -1, -2], 1),
+        ([0, 4, 2, 3], 0),
+        ([7], 0),
+        ([4, 0, 4, 3], 0),
+        ([0, 8, 5, 5, 5], 3),
+    ],
 )
 def test_persistence_counts_the_tokens_above_half_height_right_after_the_peak(scores, tokens):
     assert persistence(scores) == tokens
@@ -73,6 +165,9 @@ def test_onset_is_where_the_score_rises_for_good():
     assert onset([3, 0, 3, 3], 2.0) == 2
     assert onset([3, 3], 2.0) == 0
     assert onset([3, 3, 2], 2.0) is None
+    assert onset([3, 2, 3], 2.0) == 2
+    assert onset([], 2.0) is None
+    assert onset([3], 2.0) == 0
 
 
 def test_expression_is_judged_by_the_raw_threshold():
@@ -133,8 +228,9 @@ def test_a_smoothing_window_without_a_middle_is_refused(window):
 
 @pytest.mark.parametrize("scores", [[1.0, math.nan], [[1.0, 2.0]]])
 def test_what_is_not_one_number_per_token_is_refused(scores):
-    with pytest.raises(ValueError, match="one finite score per token"):
+    with pytest.raises(ValueError, match="one finite score per token") as error:
         analyze_dynamics(scores)
+    assert ("shape [1, 2]" if len(scores) == 1 else "NaN") in str(error.value)
 
 
 def test_tensors_arrays_and_lists_are_the_same():
