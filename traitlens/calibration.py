@@ -22,7 +22,7 @@ def midpoint_baseline(pos: Tensor, neg: Tensor, vector: Tensor) -> float:
     >>> midpoint_baseline(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([2.0, 0.0]))
     2.0
     """
-    return float((projection(pos, vector).mean() + projection(neg, vector).mean()) / 2)
+    return float((projection(pos.detach(), vector).mean() + projection(neg.detach(), vector).mean()) / 2)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def neutral_scale(tokens: Tensor, vector: Tensor) -> NeutralScale | None:
     """The scale of single-token states [m, hidden] on a vector; None below 100 tokens, which cannot show 1 %."""
     if len(tokens) < 100:
         return None
-    scores = projection(tokens, vector).double()
+    scores = projection(tokens.detach(), vector).double()
     fpr_1, fpr_5 = torch.quantile(scores, torch.tensor([0.99, 0.95], dtype=torch.float64)).tolist()
     return NeutralScale(float(scores.mean()), float(scores.std()), fpr_1, fpr_5, len(tokens))
 

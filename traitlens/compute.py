@@ -47,7 +47,7 @@ def mean_difference(pos: Tensor, neg: Tensor) -> Tensor:
 
 def check_classes(pos: Tensor, neg: Tensor) -> None:
     """Raise ValueError unless both classes are finite [n, hidden] with n >= 1 and one hidden size."""
-    if pos.ndim != 2 or neg.ndim != 2 or pos.shape[1] != neg.shape[1]:
+    if pos.ndim != 2 or neg.ndim != 2 or pos.shape[1] != neg.shape[1] or pos.shape[1] == 0:
         raise ValueError(
             f"pos is {list(pos.shape)} and neg is {list(neg.shape)}: wanted [n, hidden] with one hidden size"
         )

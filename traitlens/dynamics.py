@@ -15,6 +15,8 @@ from torch import Tensor
 
 from traitlens.compute import compute_derivative, compute_second_derivative
 
+_LARGEST = 1e37  # so that differences of differences stay within float32
+
 Trajectory = Sequence[float] | Tensor | NDArray[np.floating]
 
 
@@ -208,7 +210,7 @@ def _settling(rows: NDArray[np.float64], drop: float) -> NDArray[np.float64]:
 def _checked(scores: Trajectory) -> NDArray[np.float64]:
     # numpy does not know bfloat16.
     values = np.asarray(scores.detach().cpu().double() if isinstance(scores, Tensor) else scores, dtype=np.float64)
-    if values.ndim != 1 or not np.isfinite(values).all():
-        found = "NaN or infinity" if values.ndim == 1 else f"shape {list(values.shape)}"
+    if values.ndim != 1 or not (np.abs(values) < _LARGEST).all():
+        found = "NaN, infinity or a number beyond float32" if values.ndim == 1 else f"shape {list(values.shape)}"
         raise ValueError(f"a trajectory is one finite score per token, found {found}")
     return values

@@ -132,7 +132,7 @@ def read_jsonl(path: Path, keys: Collection[str] = ()) -> list[Any]:
     values = []
     for line in path.read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError, RecursionError):  # torn, or not text at all
-            value = json.loads(line)
+            value = json.loads(line, parse_constant=_no_number, parse_float=_finite)
             if isinstance(value, dict) and all(key in value for key in keys):
                 values.append(value)
     return values

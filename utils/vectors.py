@@ -22,7 +22,7 @@ from utils.store import Experiment, TraitFolder
 
 logger = logging.getLogger(__name__)
 
-_VECTOR_NAME = re.compile(r"(?P<method>\w+)_layer(?P<layer>\d+)\.pt")
+_VECTOR_NAME = re.compile(r"(?P<method>\w{1,99})_layer(?P<layer>[0-9]{1,6})\.pt")
 
 
 def vector_path(folder: TraitFolder, method: str, layer: int) -> Path:
@@ -144,7 +144,8 @@ def trait_vector(vector: torch.Tensor, metadata: dict[str, Any]) -> TraitVector:
         if not isinstance(metadata[key], str):
             raise ValueError(f"{key!r} is {_shown(metadata[key])}, not a text")  # noqa: TRY004 - wrong data
     # Both become part of a file's name.
-    if not re.fullmatch(r"\w+", metadata["method"]) or type(metadata["layer"]) is not int or metadata["layer"] < 0:
+    is_place = _VECTOR_NAME.fullmatch(f"{metadata['method']}_layer{metadata['layer']}.pt")
+    if type(metadata["layer"]) is not int or not is_place:
         place = f"{_shown(metadata['method'])} at layer {_shown(metadata['layer'])}"
         raise ValueError(f"{place} is not a method and the number of a layer")
     return TraitVector(

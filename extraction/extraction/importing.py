@@ -51,7 +51,7 @@ def import_into(
     Raises:
         UserError: the file cannot be read, is of another model, or would replace vectors that are there.
     """
-    if not re.fullmatch(r"\w+", method):
+    if not re.fullmatch(r"\w{1,99}", method):
         raise UserError(f"--method must be letters, digits and '_', got {method!r}")
     folder = Experiment(Path(experiments_dir), experiment).trait(trait)
     form = _form_of(source) if form == "auto" else form

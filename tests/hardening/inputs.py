@@ -135,11 +135,11 @@ VALUES = st.recursive(
 )
 
 
-def _places(value, place=()):
+def places_of(value, place=()):
     yield place
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        yield from _places(inner, (*place, key))
+        yield from places_of(inner, (*place, key))
 
 
 def spoiled(value, place, by, how):
@@ -163,7 +163,7 @@ def spoiled(value, place, by, how):
 def spoiled_json(draw, value):
     """JSON values that differ from a good one at a place or two."""
     for _ in range(draw(st.integers(1, 2))):
-        place = draw(st.sampled_from(list(_places(value))))
+        place = draw(st.sampled_from(list(places_of(value))))
         value = spoiled(value, place, draw(VALUES), draw(st.sampled_from(["replace", "replace", "remove", "double"])))
     return value
 
