@@ -1,6 +1,9 @@
 """The proof of exported control vectors: llama.cpp does with them what our steering hook does."""
 
 import ctypes
+import importlib
+import importlib.util
+import os
 from unittest import mock
 
 import gguf
@@ -15,7 +18,11 @@ from utils.gguf_vectors import write_control_vector
 from utils.models import EMBEDDED_MODEL, load_model
 from utils.records import TraitVector
 
-llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python, the engine itself, is not installed")
+if importlib.util.find_spec("llama_cpp") is None and not os.environ.get(
+    "CI"
+):  # CI installs it: there its lack is an error
+    pytest.skip("llama-cpp-python, the engine itself, is not installed", allow_module_level=True)
+llama_cpp = importlib.import_module("llama_cpp")
 
 PROMPTS = (
     "The capital of France is",
