@@ -130,7 +130,7 @@ def _be_the_command(output, argv, file_limit=None):
             os.dup2(output.fileno(), stream)
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-        sys.argv = argv
+        sys.argv = [os.fsdecode(argument.encode()) for argument in argv]  # as the system hands them over
         runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1

@@ -1,0 +1,109 @@
+"""Judging many responses at once through a flaky server: nothing is lost or mixed up, and the connections are closed."""
+
+import asyncio
+import time
+
+import pytest
+from extraction.judging import JudgeSettings, judge_trait
+from extraction.responses import GenerationSettings
+from extraction.stages import run_stage_1
+
+from benchmarks import judge_load
+from tests.hardening.faulty_lab import make_lab
+from utils.generation import Sampling
+from utils.judge_endpoint import ApiJudge, JudgeError, Usage
+from utils.judge_openai import OpenAiEndpoint
+from utils.judge_reading import Verdict
+
+
+def test_a_flaky_server_loses_and_mixes_up_nothing(tmp_path):
+    trait, definition = judge_load.make_trait(tmp_path, 150)
+    with judge_load.serving(0) as (url, seen):
+        judge = ApiJudge(OpenAiEndpoint("flaky", base_url=url, api_key="none", concurrency=150, timeout=8.0))
+        report = judge_trait(trait, definition, judge, JudgeSettings())
+        judge.close()
+        counts, busiest = seen()
+    assert busiest > 50
+    assert sum(counts.values()) - counts["200"] > 10, "the server was to be flaky"
+    rows = [row for side in ("pos", "neg") for row in trait.read_responses(side)]
+    assert [row.trait_score for row in rows] == [judge_load.expected_score(row.response) for row in rows]
+    assert sum(report["unscored"].values()) == 0
+
+
+class Instant:
+    """An endpoint that answers at once, or fails at one prompt."""
+
+    model, where = "instant", "here"
+
+    def __init__(self, fails_at=None):
+        self.fails_at = fails_at
+        self.slots = asyncio.Semaphore(20)
+        self.open, self.usage = True, Usage()
+
+    async def grade(self, prompt, eval_type):
+        async with self.slots:  # so that a few at a time are ready
+            await asyncio.sleep(0)
+        if prompt == self.fails_at:
+            raise JudgeError("broken")
+        return Verdict(float(prompt) % 101, "number")
+
+    async def aclose(self):
+        self.open = False
+
+
+def seconds_for(n):
+    judge = ApiJudge(Instant())
+    began = time.process_time()
+    found = dict(judge.verdicts([str(i) for i in range(n)]))
+    judge.close()
+    assert {i: verdict.score for i, verdict in found.items()} == {i: i % 101 for i in range(n)}
+    return time.process_time() - began
+
+
+def test_the_cost_of_a_verdict_does_not_grow_with_their_number():
+    few = min(seconds_for(1_000) for _ in range(3))
+    many = seconds_for(8_000)
+    assert many < 8 * few * 4, f"{few:.2f} s for 1,000, {many:.2f} s for 8,000"
+
+
+def test_scores_that_are_ready_are_handed_out_before_an_error():
+    judge = ApiJudge(Instant(fails_at="3"))
+    found = []
+    with pytest.raises(JudgeError):
+        found.extend(judge.verdicts([str(i) for i in range(6)]))
+    judge.close()
+    assert sorted(i for i, _ in found) == [0, 1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_stage_1_closes_its_judge_whatever_happens(fails, tmp_path, monkeypatch):
+    lab = make_lab(tmp_path)
+    trait, _ = judge_load.make_trait(tmp_path / "other", 4)
+    for side in ("pos", "neg"):
+        lab.trait("alpha").write_responses(side, trait.read_responses(side))
+    if fails:
+        lab.trait("alpha").responses_path("neg").write_text("damaged")
+    endpoint = Instant()
+    monkeypatch.setattr("extraction.stages.resolve_judge", lambda *_: _numbered(ApiJudge(endpoint)))
+
+    def judge():
+        run_stage_1(
+            experiment="exp", trait="alpha", traits=None, gen_model=None, gen_base_url=None, gen_concurrency=1,
+            judge=JudgeSettings(), judge_only=True, settings=GenerationSettings(Sampling(8)), device="cpu", dtype=None,
+            revision=None, trust_remote_code=False, overwrite=False, experiments_dir=str(lab.experiments_dir),
+        )  # fmt: skip
+
+    if fails:
+        with pytest.raises(Exception, match=r"neg\.csv"):
+            judge()
+    else:
+        judge()
+        assert lab.trait("alpha").read_responses("pos")[1].trait_score == 1.0
+    assert not endpoint.open
+
+
+def _numbered(judge):
+    """A judge that scores prompts by their place."""
+    original = judge.verdicts
+    judge.verdicts = lambda prompts, *_: original([str(i) for i in range(len(prompts))])
+    return judge
