@@ -252,12 +252,14 @@ def _activations_info(folder, data):
 
 def _judge_words(folder, data):
     text = data.decode("utf-8", "replace")
+    found = [read_number(text, "0_100"), read_number(text, "0_10", finished=False), read_yes_no(text)]
     for scale, high in (("0_100", 100), ("0_10", 9)):
         for finished in (True, False):
             score = read_number(text, scale, finished=finished)
             assert score is None or 0 <= score <= high
     assert read_yes_no(text) in (None, 0.0, 1.0)
-    return fill_template("Q {question} A {answer}", text, text)
+    assert fill_template("Q {question} A {answer}", text, text) == f"Q {text} A {text}"
+    return str(found)
 
 
 def _judge_reply(folder, data):
@@ -392,7 +394,7 @@ def outcome(reader, folder, data):
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        READERS[reader](folder, data)
+        found = READERS[reader](folder, data)
     except UserError as error:
         message = str(error)
         message.encode()
@@ -400,7 +402,7 @@ def outcome(reader, folder, data):
         return message
     finally:
         logging.disable(level)
-    return "read"
+    return f"read: {TOLD[reader](found)}" if reader in TOLD else "read"
 
 
 def write_sample(path, value):

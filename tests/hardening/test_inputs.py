@@ -27,7 +27,7 @@ def tried(reader, data):
 
 @pytest.mark.parametrize("reader", sorted(READERS))
 def test_a_whole_input_is_read(reader):
-    assert tried(reader, seed(reader)) == "read"
+    assert tried(reader, seed(reader)).startswith("read")
 
 
 @pytest.mark.parametrize("reader", sorted(READERS))

@@ -9,6 +9,7 @@ many different ends as were found. Read the difference before committing a new o
 import base64
 import json
 import random
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -71,7 +72,7 @@ def ended(reader, data):
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         message = outcome(reader, Path(folder), data).replace(folder, "FOLDER")
-    return message.split(" (")[0][:120]
+    return re.sub(r"127\.0\.0\.1:[0-9]+", "SERVER", message).split(" (")[0][:120]
 
 
 def written(data):
