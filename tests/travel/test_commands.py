@@ -8,11 +8,13 @@ import time
 
 import pytest
 import torch
+import transformers
 from extraction.exporting import ExportSettings, export_traits
 from extraction.importing import import_into
 from huggingface_hub import ModelCard
 
 from tests.travel.conftest import random_vector, sidecar
+from tests.vectors.conftest import write_trait
 from traitlens import projection
 from utils.errors import UserError
 from utils.foreign_vectors import read_steering_vector
@@ -124,6 +126,33 @@ def test_a_foreign_vector_without_activations_has_no_zero_and_the_log_says_so(ro
         (vector,) = import_into("smollm2_foreign", "agreeing", str(tmp_path / "foreign.pt"), experiments_dir=root)
     assert (vector.baseline, vector.thresholds, vector.layer) == (None, {}, 4)
     assert "scores have no zero" in caplog.text
+
+
+@pytest.mark.parametrize(("sign", "own"), [(1, True), (-1, True), (1, False)])
+def test_a_foreign_vector_is_measured_on_the_activations_at_hand_if_they_are_of_its_model(tmp_path, caplog, sign, own):
+    lab = Experiment(tmp_path / "experiments", "exp")
+    write_trait(lab, "agreeing", signal_layer=2, strength=6.0, model="tiny" if own else "another")
+    config = transformers.LlamaConfig(hidden_size=24, num_hidden_layers=4, num_attention_heads=4, intermediate_size=8)
+    config.save_pretrained(tmp_path / "tiny")
+    direction = torch.zeros(24)
+    direction[0] = sign * 2.0
+    torch.save({1: direction}, tmp_path / "foreign.pt")  # block 1 leaves layer 2
+    (vector,) = import_into(
+        "exp",
+        "agreeing",
+        str(tmp_path / "foreign.pt"),
+        model=str(tmp_path / "tiny"),
+        experiments_dir=lab.experiments_dir,
+    )
+    if not own:
+        assert vector.metadata["metrics"] is None
+        assert "its activations are of another, not of" in caplog.text
+        return
+    figure = vector.metadata["metrics"]["auroc"]["value"]
+    assert (figure > 0.95) if sign == 1 else (figure < 0.05)
+    assert ("is its sign reversed?" in caplog.text) == (sign == -1)
+    assert abs(vector.baseline) < 1
+    assert vector.thresholds["fpr_5"] == pytest.approx(1.64, abs=0.6)  # the neutral tokens are standard normal
 
 
 def test_an_import_does_not_replace_vectors_unless_told_to(root, tmp_path):
