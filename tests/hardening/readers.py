@@ -389,6 +389,18 @@ READERS = {
 }
 
 
+# What to tell of readers that hardly ever refuse: they leave out what is wrong.
+TOLD = {
+    "judge_reply": lambda verdict: f"{verdict.score} {verdict.method}{verdict.reason}",
+    "anthropic_reply": lambda verdict: f"{verdict.score} {verdict.method}{verdict.reason}",
+    "judge_words": lambda read: read,
+    "generated_journal": lambda rows: f"{len(rows)} rows",
+    "results_journal": lambda read: f"missing {read[0]}",
+    "environment": lambda key: "a key" if key else "no key",
+    "prompt_flag": lambda prompts: f"{len(prompts)} prompts",
+}
+
+
 def outcome(reader, folder, data):
     """ "read" or the message of a UserError; everything else, also a warning of a crash, goes through."""
     level = logging.root.manager.disable
