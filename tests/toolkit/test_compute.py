@@ -71,6 +71,9 @@ def test_mean_difference_is_of_each_class_mean_and_in_float32():
     found = mean_difference(pos, neg)
     assert found.dtype == torch.float32
     assert found.tolist() == [120_000.0, -0.5]
+    between = torch.tensor([[2048.0], [2050.0]], dtype=torch.float16)  # whose mean float16 has no number for
+    zero = torch.zeros(1, 1, dtype=torch.float16)
+    assert (mean_difference(between, zero).item(), mean_difference(zero, between).item()) == (2049.0, -2049.0)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,7 @@ def test_mean_difference_is_of_each_class_mean_and_in_float32():
         (torch.zeros(0, 4), torch.ones(2, 4), "^pos has no examples"),
         (torch.ones(2, 4), torch.zeros(0, 4), "^neg has no examples"),
         (torch.ones(4, 4, 4), torch.ones(2, 4), "^pos is .*wanted"),
+        (torch.ones(2, 0), torch.ones(2, 0), "^pos is .*wanted"),
         (torch.ones(2, 4), torch.ones(4, 4, 4), "^pos is .*wanted"),
         (torch.tensor([[1.0, float("inf")]]), torch.ones(1, 2), "^pos activations hold NaN"),
         (torch.ones(2, 4), torch.ones(2, 5), r"\[2, 4\] and neg is \[2, 5\]"),

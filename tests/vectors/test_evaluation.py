@@ -85,6 +85,19 @@ def test_resamples_and_seed_are_those_asked_for():
     assert auroc_interval(scores, labels, clusters[:1]) != auroc_interval(scores, labels, clusters[:1], seed=1)
 
 
+@pytest.mark.parametrize(
+    ("scores", "labels", "said"),
+    [
+        ([1.0, math.inf], [True, False], "scores hold infinity"),
+        ([1.0, 0.0], [True, False, True], r"\[2\], \[3\], \[2\]: wanted \[n\] each"),
+        ([1.0, 0.0], [1, 0], "wanted torch.bool"),
+    ],
+)
+def test_scores_that_cannot_be_judged_are_refused(scores, labels, said):
+    with pytest.raises(ValueError, match=said):
+        evaluate(torch.tensor(scores), torch.tensor(labels), [torch.arange(2)])
+
+
 def test_an_interval_is_shown_with_two_decimals():
     assert str(Interval(0.5, 0.25, 0.751)) == "0.50 (0.25-0.75)"
 
