@@ -160,7 +160,7 @@ class _Server:
         server.close()
 
     async def connected(self, reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await self.answered(reader, writer):
                 pass
         writer.close()

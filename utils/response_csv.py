@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -53,12 +54,12 @@ def _short_row(text: str) -> str | None:
     limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     width = 0
     try:
-        for number, row in enumerate(csv.reader(io.StringIO(text, newline=""))):
-            if row and len(row) < width:
-                return f"row {number} has {len(row)} cells where the header has {width}: the file was cut or edited"
-            width = width or len(row)
-    except csv.Error:  # pandas says what is wrong, or reads what this reader cannot, as NUL in Python 3.10
-        pass
+        # What this reader refuses, as NUL in Python 3.10, pandas reads or explains.
+        with contextlib.suppress(csv.Error):
+            for number, row in enumerate(csv.reader(io.StringIO(text, newline=""))):
+                if row and len(row) < width:
+                    return f"row {number} has {len(row)} cells where the header has {width}: the file was cut or edited"
+                width = width or len(row)
     finally:
         csv.field_size_limit(limit)
     return None
