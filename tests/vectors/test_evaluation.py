@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from traitlens import Interval, auroc, auroc_difference, auroc_interval, evaluate
+from traitlens.evaluation import _resampled_counts
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40))
@@ -143,6 +144,12 @@ def test_crossed_clusters_widen_the_interval():
     scores, labels, clusters, _ = _simulated(torch.Generator().manual_seed(0), n_instructions=5)
     questions, both = auroc_interval(scores, labels, clusters[:1]), auroc_interval(scores, labels, clusters)
     assert both.high - both.low > questions.high - questions.low
+
+
+def test_every_resample_draws_as_many_clusters_as_there_are():
+    counts = _resampled_counts(torch.tensor([5, 5, 9, 2]), 200, torch.Generator().manual_seed(0))
+    assert torch.equal(counts[:, 0], counts[:, 1])  # of one cluster
+    assert set(counts[:, 1:].sum(dim=1).tolist()) == {3.0}
 
 
 def test_a_perfect_separation_is_not_claimed_to_be_certain():
