@@ -175,6 +175,7 @@ def test_expression_is_judged_by_the_raw_threshold():
     assert analyze_dynamics(scores, baseline=100.0, threshold=103.0).expressed is True
     assert analyze_dynamics(scores, baseline=100.0, threshold=105.0).expressed is False
     assert analyze_dynamics(scores, baseline=100.0).expressed is None
+    assert analyze_dynamics(scores, baseline=100.0).onset is None
     assert analyze_dynamics([0.0, 104.0, 104.0], baseline=100.0, threshold=103.0).onset == 1
 
 
