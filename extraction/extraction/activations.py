@@ -8,24 +8,24 @@ continues with the batches that are missing.
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from extraction.capture_files import (
+    Decided,
+    batches_done,
+    begin_capture,
+    finish_capture,
+    is_finished,
+    journal_path,
+)
 from extraction.distributed import Process
 from extraction.examples import Example, choose_neutral_tokens
 from extraction.reading import Batch, Reader, States, plan_batches, read_batch, sharing_pays
 from traitlens.layers import LAYER_CONVENTION, hook_point, n_layers
-from utils.activation_files import (
-    TENSOR,
-    activations_path,
-    read_activations_info,
-    write_activations_info,
-)
-from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.files import append_jsonl, read_jsonl
+from utils.errors import UserError
+from utils.files import append_jsonl
 from utils.generation import halving_on_out_of_memory
 from utils.models import LoadedModel
 from utils.prompts import encode_prompt, encode_response, format_prompt, template_hash
@@ -86,26 +86,31 @@ def capture_activations(
     kept = {polarity: _rows_to_read(source, polarity, threshold, loaded) for polarity in POLARITIES}
     examples, n_neutral_tokens = _examples(kept, loaded, settings)
     info = _describe(source, loaded, settings, kept, examples, n_neutral_tokens)
-    if not overwrite and _finished(folder) == _timeless(info):
+    if not overwrite and is_finished(folder, info):
         logger.info("%s: these activations are there already", folder.trait)
         progress(len(examples))
         return info
-    writers, share = _begin(folder, info, examples, loaded, process, overwrite)
-    batches = plan_batches(examples, settings.batch_tokens, settings.batch_size, share)
+    begun = begin_capture(
+        folder,
+        info,
+        process,
+        lambda: _decide(examples, loaded, info.layers, settings.store_dtype),
+        overwrite=overwrite,
+    )
+    batches = plan_batches(examples, settings.batch_tokens, settings.batch_size, begun.decided.share_prompts)
     reader = Reader(loaded, info.layers)
-    journal = folder.unfinished_activations_dir / f"batches.{process.rank}.jsonl"
-    done = {entry["batch"] for path in _journals(folder) for entry in read_jsonl(path) if "batch" in entry}
+    done = batches_done(folder)
     for number, batch in process.mine(enumerate(batches)):
         if number not in done:
-            _read_and_write(batch, reader, writers)
-            for writer in writers.values():
+            _read_and_write(batch, reader, begun.writers)
+            for writer in begun.writers.values():
                 writer.flush()
-            append_jsonl(journal, [{"batch": number}])
+            append_jsonl(journal_path(folder, process), [{"batch": number}])
         progress(len(batch.examples))
     process.wait()
     if process.is_main:
-        info = ActivationsInfo(**{**asdict(info), "dtype": next(iter(writers.values())).dtype})
-        _finish(folder, info)
+        info = replace(info, dtype=begun.decided.dtype)
+        finish_capture(folder, info)
     process.wait()
     return info
 
@@ -156,7 +161,7 @@ def _examples(
     return choose_neutral_tokens(examples, settings.neutral_tokens)
 
 
-def _read_and_write(batch: Batch, reader: Reader, writers: dict[str, RowWriter]) -> None:
+def _read_and_write(batch: Batch, reader: Reader, writers: Mapping[str, RowWriter]) -> None:
     """Write a batch's means and kept tokens to their rows."""
 
     def work(part: Sequence[Example]) -> list[None]:
@@ -168,7 +173,7 @@ def _read_and_write(batch: Batch, reader: Reader, writers: dict[str, RowWriter])
     halving_on_out_of_memory(work, batch.examples)
 
 
-def _write(batch: Sequence[Example], states: States, writers: dict[str, RowWriter]) -> None:
+def _write(batch: Sequence[Example], states: States, writers: Mapping[str, RowWriter]) -> None:
     for polarity in POLARITIES:
         rows = [i for i, e in enumerate(batch) if e.polarity == polarity]
         if rows:
@@ -229,73 +234,12 @@ def _describe(
     )
 
 
-def _timeless(info: ActivationsInfo) -> dict[str, object]:
-    """What two captures share when one can stand for the other."""
-    return {key: value for key, value in asdict(info).items() if key not in ("versions", "dtype")}
-
-
-def _finished(folder: TraitFolder) -> dict[str, object] | None:
-    try:
-        return _timeless(read_activations_info(folder))
-    except (MissingInputError, DamagedFileError):
-        return None
-
-
-def _begin(
-    folder: TraitFolder,
-    info: ActivationsInfo,
-    examples: Sequence[Example],
-    loaded: LoadedModel,
-    process: Process,
-    overwrite: bool,
-) -> tuple[dict[str, RowWriter], bool]:
-    """The unfinished files of this capture, as an interrupted run left them, or new; and whether prompts are shared."""
-    unfinished = folder.unfinished_activations_dir
-    header = unfinished / "settings.jsonl"
-    if process.is_main:
-        begun = read_jsonl(header)
-        if overwrite or not begun or begun[0]["capture"] != _timeless(info):
-            if unfinished.is_dir():
-                logger.info("%s: unfinished activations of another capture are discarded", folder.trait)
-                shutil.rmtree(unfinished)
-            dtype = info.dtype or _stored_dtype(max(examples, key=lambda e: len(e.ids)), loaded, info.layers)
-            share = sharing_pays(examples, loaded, info.layers)
-            append_jsonl(header, [{"capture": _timeless(info), "dtype": dtype, "share_prompts": share}])
-    process.wait()
-    header_row = read_jsonl(header)[0]
-    dtype, share = header_row["dtype"], header_row.get("share_prompts", False)
-    if process.is_main:
-        writers = _writers(folder, info, dtype)  # makes the files; the others open them
-    process.wait()
-    return (writers if process.is_main else _writers(folder, info, dtype)), share
-
-
-def _writers(folder: TraitFolder, info: ActivationsInfo, dtype: StoredDtype) -> dict[str, RowWriter]:
-    rows = {polarity: len(info.rows[polarity]) for polarity in POLARITIES} | {"neutral_tokens": info.n_neutral_tokens}
-    return {
-        part: RowWriter(
-            folder.unfinished_activations_dir / activations_path(folder, part).name,
-            TENSOR, (n, len(info.layers), info.hidden_size), dtype,
-        )
-        for part, n in rows.items()
-    }  # fmt: skip
-
-
-def _stored_dtype(longest: Example, loaded: LoadedModel, layers: Sequence[int]) -> StoredDtype:
-    means, tokens = read_batch([longest], loaded, layers)
+def _decide(
+    examples: Sequence[Example], loaded: LoadedModel, layers: Sequence[int], store_dtype: StoredDtype | None
+) -> Decided:
+    share = sharing_pays(examples, loaded, layers)
+    if store_dtype:
+        return Decided(store_dtype, share)
+    means, tokens = read_batch([max(examples, key=lambda e: len(e.ids))], loaded, layers)
     largest = max(float(means.abs().max()), float(tokens.abs().max()) if len(tokens) else 0.0)
-    return "float16" if largest < _FLOAT16_SAFE else "bfloat16"
-
-
-def _journals(folder: TraitFolder) -> list[Path]:
-    return sorted(folder.unfinished_activations_dir.glob("batches.*.jsonl"))
-
-
-def _finish(folder: TraitFolder, info: ActivationsInfo) -> None:
-    """Put the finished folder in the place of the old one; the journals go last, so that a crash can be repeated."""
-    write_activations_info(folder.unfinished_activations_dir, info)
-    if folder.activations_dir.is_dir():
-        shutil.rmtree(folder.activations_dir)
-    folder.unfinished_activations_dir.replace(folder.activations_dir)
-    for journal in folder.activations_dir.glob("*.jsonl"):
-        journal.unlink()
+    return Decided("float16" if largest < _FLOAT16_SAFE else "bfloat16", share)

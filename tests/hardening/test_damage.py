@@ -149,6 +149,28 @@ def test_a_journal_left_beside_finished_responses_goes(place):
     assert files(trait.root) == whole
 
 
+@pytest.mark.parametrize("harm", ["a file is gone", "another program's header"])
+def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
+    nursery, lab, model = place
+    trait = lab.trait("alpha")
+    whole = files(trait.root)
+    unfinished = trait.unfinished_activations_dir
+    trait.activations_dir.replace(unfinished)
+    (unfinished / "metadata.json").replace(unfinished / "old.json")
+    append_jsonl(unfinished / "batches.0.jsonl", [{"batch": number} for number in range(20)])
+    header = {"dtype": "float16"}
+    if harm == "a file is gone":
+        (unfinished / "neg.safetensors").unlink()
+        about_files = ("versions", "dtype", "files_sha256")
+        described = json.loads((unfinished / "old.json").read_text(encoding="utf-8"))
+        captured = {key: value for key, value in described.items() if key not in about_files}
+        header |= {"capture": captured, "share_prompts": True}
+    append_jsonl(unfinished / "settings.jsonl", [header])
+    ended = nursery.run(2, *arguments(2, lab, model))
+    assert ended.status == 0, ended.said
+    assert files(trait.root) == whole
+
+
 def test_a_row_that_was_cut_is_not_filled_up_with_nothing(tmp_path):
     trait = Experiment(tmp_path, "e").trait("t")
     rows = [Response(f"Why {i}?", "Refuse.", "p", "No.", 50.0) for i in range(3)]

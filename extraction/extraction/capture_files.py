@@ -1,0 +1,106 @@
+"""The files of a capture under way: its settings, rows written so far, and what each process has done of it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from extraction.distributed import Process
+from utils.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
+from utils.errors import DamagedFileError, MissingInputError
+from utils.files import append_jsonl, read_jsonl
+from utils.records import POLARITIES, ActivationsInfo
+from utils.store import TraitFolder
+from utils.tensor_file import RowWriter, StoredDtype
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What is decided once for a capture, from the model's states: a run that goes on must do as the first one did."""
+
+    dtype: StoredDtype
+    share_prompts: bool
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A capture that can be written to."""
+
+    writers: Mapping[str, RowWriter]
+    decided: Decided
+
+
+def begin_capture(
+    folder: TraitFolder, info: ActivationsInfo, process: Process, decide: Callable[[], Decided], *, overwrite: bool
+) -> Begun:
+    """The unfinished files of this capture: as an interrupted run left them, or new."""
+    unfinished = folder.unfinished_activations_dir
+    header = unfinished / "settings.jsonl"
+    if process.is_main:
+        begun = read_jsonl(header)
+        same = bool(begun) and begun[0].get("capture") == timeless(info) and {"dtype", "share_prompts"} <= set(begun[0])
+        # A file that is gone would be made anew, empty, while the journals say that its rows are there.
+        if overwrite or not same or not all(path.is_file() for path in _paths(folder).values()):
+            if unfinished.is_dir():
+                logger.info("%s: unfinished activations of another capture are discarded", folder.trait)
+                shutil.rmtree(unfinished)
+            append_jsonl(header, [{"capture": timeless(info), **asdict(decide())}])
+    process.wait()
+    entry = read_jsonl(header)[0]
+    decided = Decided(entry["dtype"], entry["share_prompts"])
+    if process.is_main:
+        writers = _writers(folder, info, decided.dtype)  # makes the files; the others open them
+    process.wait()
+    return Begun(writers if process.is_main else _writers(folder, info, decided.dtype), decided)
+
+
+def journal_path(folder: TraitFolder, process: Process) -> Path:
+    """Where a process notes the batches that it has written."""
+    return folder.unfinished_activations_dir / f"batches.{process.rank}.jsonl"
+
+
+def batches_done(folder: TraitFolder) -> set[int]:
+    """Numbers of the batches that any process has written."""
+    journals = sorted(folder.unfinished_activations_dir.glob("batches.*.jsonl"))
+    return {entry["batch"] for path in journals for entry in read_jsonl(path) if "batch" in entry}
+
+
+def finish_capture(folder: TraitFolder, info: ActivationsInfo) -> None:
+    """Put the finished folder in the place of the old one; the journals go last, so that a crash can be repeated."""
+    write_activations_info(folder.unfinished_activations_dir, info)
+    if folder.activations_dir.is_dir():
+        shutil.rmtree(folder.activations_dir)
+    folder.unfinished_activations_dir.replace(folder.activations_dir)
+    for journal in folder.activations_dir.glob("*.jsonl"):
+        journal.unlink()
+
+
+def is_finished(folder: TraitFolder, info: ActivationsInfo) -> bool:
+    """Whether the activations of just this capture are there."""
+    try:
+        return timeless(read_activations_info(folder)) == timeless(info)
+    except (MissingInputError, DamagedFileError):
+        return False
+
+
+def timeless(info: ActivationsInfo) -> dict[str, object]:
+    """What two captures share when one can stand for the other."""
+    return {key: value for key, value in asdict(info).items() if key not in ("versions", "dtype")}
+
+
+def _paths(folder: TraitFolder) -> dict[str, Path]:
+    parts = (*POLARITIES, "neutral_tokens")
+    return {part: folder.unfinished_activations_dir / activations_path(folder, part).name for part in parts}
+
+
+def _writers(folder: TraitFolder, info: ActivationsInfo, dtype: StoredDtype) -> dict[str, RowWriter]:
+    rows = {polarity: len(info.rows[polarity]) for polarity in POLARITIES} | {"neutral_tokens": info.n_neutral_tokens}
+    return {
+        part: RowWriter(path, TENSOR, (rows[part], len(info.layers), info.hidden_size), dtype)
+        for part, path in _paths(folder).items()
+    }
