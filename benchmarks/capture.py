@@ -8,6 +8,7 @@ variants in turn; a figure is the median over rounds of the ratio within a round
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -102,13 +103,14 @@ def benchmark(
 
 
 def timed(variants: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every variant in every round, after one round to warm up."""
+    """Seconds of every variant in every round, in an order drawn for each, after one round to warm up."""
     times: dict[str, list[float]] = {name: [] for name in variants}
+    draw = random.Random(0)
     with torch.inference_mode():
         for round_number in range(rounds + 1):
-            for name, run in variants.items():
+            for name in draw.sample(list(variants), len(variants)):  # what ran before heats or cools the processor
                 began = time.perf_counter()
-                run()
+                variants[name]()
                 if round_number:
                     times[name].append(time.perf_counter() - began)
     return times

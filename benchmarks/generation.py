@@ -74,7 +74,7 @@ def benchmark(
     }
     print(f"{model}, {loaded.model.dtype}, batch of {len(prompts)}, up to {max_new_tokens} tokens, {threads} threads")
     print(f"tokens per round: {', '.join(f'{name} {counts[-1]}' for name, counts in produced.items())}")
-    print("milliseconds per generated token:")
+    print("seconds per thousand generated tokens:")
     report({name: [1000 * s for s in seconds] for name, seconds in per_token.items()}, "bare")
 
 

@@ -157,10 +157,14 @@ def test_two_processes_write_what_one_writes(lab, generate, tiny_model_folder):
         path.unlink()
     generate("--trait", "alpha", launcher=launcher)
     assert _files(lab.trait("alpha").root / "responses") == single_texts
-    script(STAGE_2, "--trait", "alpha", "--device", "cpu", "--batch_size", 2, lab=lab, launcher=launcher)
-    for name, tensors in single.items():
-        both = load_file(lab.trait("alpha").activations_dir / name)
-        torch.testing.assert_close(both["activations"], tensors["activations"], atol=1e-3, rtol=1e-3)
+    accelerate = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                  "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    for rows, by in ((2, launcher), (3, accelerate)):  # other batches are another capture, which is made anew
+        script(STAGE_2, "--trait", "alpha", "--device", "cpu", "--batch_size", rows, lab=lab, launcher=by)
+        assert read_activations(lab.trait("alpha")).info.batch_size == rows
+        for name, tensors in single.items():
+            both = load_file(lab.trait("alpha").activations_dir / name)
+            torch.testing.assert_close(both["activations"], tensors["activations"], atol=1e-3, rtol=1e-3)
     refused = script(STAGE_2, "--trait", "alpha", "--device", "auto", lab=lab, launcher=launcher, check=False)
     assert "--device auto spreads one model over all GPUs and takes one process" in refused.stderr
 
