@@ -61,7 +61,7 @@ def test_the_command_prints_a_line_per_check_and_ends_with_its_status(tiny_model
     command = [sys.executable, "-m", "extraction.check_model", "--device", "cpu", "--model"]
     good = subprocess.run([*command, tiny_model_folder], capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stderr
-    assert good.stderr.count("ok  ") == 7
+    assert good.stderr.count("ok  ") == 8
     missing = subprocess.run([*command, tiny_model_folder / "none"], capture_output=True, text=True, check=False)
     assert missing.returncode == 1
     assert missing.stderr.startswith("error: cannot load the model")
