@@ -9,6 +9,8 @@ from torch import Tensor
 
 from traitlens.methods import standardised_separation
 
+# Resamples x examples whose weights are in memory together.
+_WEIGHTS_AT_ONCE = 10_000_000
 _TAILS = torch.tensor([0.025, 0.975], dtype=torch.float64)
 
 
@@ -106,7 +108,8 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
     0.875
     """
     check_scores(scores, labels)
-    return float(_wins(scores, labels).mean())
+    ranking = _ranking(scores, labels)
+    return float(ranking.auroc(*(torch.ones(len(r), 1, dtype=torch.float64) for r in (ranking.below, ranking.order))))
 
 
 def auroc_interval(
@@ -167,29 +170,52 @@ def auroc_difference(
 
 def _bootstrap(scores: Tensor, labels: Tensor, clusters: list[Tensor], n_bootstrap: int, seed: int) -> Tensor:
     """AUROC of every resample [n_bootstrap], NaN for one that drew a single class; equal seeds draw equal resamples."""
-    wins = _wins(scores, labels)  # [n_pos, n_neg]
+    ranking = _ranking(scores, labels)
     generator = torch.Generator().manual_seed(seed)
-    weights = torch.ones(n_bootstrap, len(scores), dtype=torch.float64)
-    for cluster in clusters:
-        weights *= _resampled_counts(cluster, n_bootstrap, generator)
-    pos, neg = weights[:, labels], weights[:, ~labels]
-    return ((pos @ wins) * neg).sum(dim=1) / (pos.sum(dim=1) * neg.sum(dim=1))
+    samples = []
+    for resamples in torch.arange(n_bootstrap).split(max(1, _WEIGHTS_AT_ONCE // len(scores))):
+        weights = torch.ones(len(scores), len(resamples), dtype=torch.float64)
+        for cluster in clusters:
+            weights *= _resampled_counts(cluster, len(resamples), generator)
+        samples.append(ranking.auroc(weights[labels], weights[~labels]))
+    return torch.cat(samples)
 
 
-def _wins(scores: Tensor, labels: Tensor) -> Tensor:
-    """1 where a positive example outscores a negative one, 0.5 at ties: float64 [n_pos, n_neg]."""
+@dataclass(frozen=True)
+class _Ranking:
+    """Where the positive scores lie among the negative ones, found once by sorting.
+
+    Attributes:
+        order: int64 [n_neg] that sorts the negative scores.
+        below: int64 [n_pos], how many negative scores are lower.
+        to: int64 [n_pos], how many are not higher.
+    """
+
+    order: Tensor
+    below: Tensor
+    to: Tensor
+
+    def auroc(self, pos: Tensor, neg: Tensor) -> Tensor:
+        """Area with examples that weigh ``pos`` [n_pos, b] and ``neg`` [n_neg, b]: float64 [b], NaN without weight."""
+        passed = torch.nn.functional.pad(neg[self.order].cumsum(dim=0), (0, 0, 1, 0))
+        won = (passed[self.below] + passed[self.to]) / 2
+        return (pos * won).sum(dim=0) / (pos.sum(dim=0) * neg.sum(dim=0))
+
+
+def _ranking(scores: Tensor, labels: Tensor) -> _Ranking:
     known = ~scores.isnan()
-    pos, neg = scores[known & labels], scores[known & ~labels]
+    pos, neg = scores[known & labels].double(), scores[known & ~labels].double()
     if len(pos) == 0 or len(neg) == 0:
         raise ValueError(f"AUROC needs both classes, got {len(pos)} positive and {len(neg)} negative scores")
-    return (pos[:, None] > neg).double() + (pos[:, None] == neg).double() / 2
+    ordered, order = neg.sort()
+    return _Ranking(order, torch.searchsorted(ordered, pos), torch.searchsorted(ordered, pos, right=True))
 
 
 def _resampled_counts(cluster: Tensor, n_bootstrap: int, generator: torch.Generator) -> Tensor:
-    """How often each example's cluster was drawn: float64 [n_bootstrap, n]."""
+    """How often each example's cluster was drawn: float64 [n, n_bootstrap]."""
     _, index = torch.unique(cluster, return_inverse=True)
     n_clusters = int(index.max()) + 1
     draws = torch.randint(n_clusters, (n_bootstrap, n_clusters), generator=generator)
     counts = torch.zeros(n_bootstrap, n_clusters, dtype=torch.float64)
     counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
-    return counts[:, index]
+    return counts.T.contiguous()[index]

@@ -148,8 +148,19 @@ def test_crossed_clusters_widen_the_interval():
 
 def test_every_resample_draws_as_many_clusters_as_there_are():
     counts = _resampled_counts(torch.tensor([5, 5, 9, 2]), 200, torch.Generator().manual_seed(0))
-    assert torch.equal(counts[:, 0], counts[:, 1])  # of one cluster
-    assert set(counts[:, 1:].sum(dim=1).tolist()) == {3.0}
+    assert torch.equal(counts[0], counts[1])  # of one cluster
+    assert set(counts[1:].sum(dim=0).tolist()) == {3.0}
+
+
+def test_a_hundred_thousand_of_each_class_need_no_table_of_their_pairs():
+    n = 100_000
+    labels = torch.arange(2 * n) % 2 == 1  # each positive example is above one negative more than the one before it
+    scores = torch.arange(2 * n)
+    assert auroc(scores, labels) == (n + 1) / (2 * n)
+    interval = auroc_interval(
+        scores, labels, [torch.randint(1000, (2 * n,), generator=torch.Generator().manual_seed(0))], n_bootstrap=60
+    )
+    assert 0.49 < interval.low < interval.value < interval.high < 0.51
 
 
 def test_a_perfect_separation_is_not_claimed_to_be_certain():
