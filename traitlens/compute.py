@@ -103,6 +103,13 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     return (normalize_vectors(a) * normalize_vectors(b)).sum(dim=-1)
 
 
+def fault_of_vector(vector: Tensor) -> str | None:
+    """What keeps a tensor from being a finite vector [hidden], in words; None where nothing does."""
+    if vector.ndim != 1:
+        return f"shape {list(vector.shape)}"
+    return None if bool(vector.isfinite().all()) else "NaN or infinity"
+
+
 def normalize_vectors(vectors: Tensor) -> Tensor:
     """Vectors of length one in the same directions, float32 [..., hidden].
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from traitlens.layers import hidden_of, hook_point
+from traitlens.layers import hidden_of, hook_point, submodule
 
 ForwardHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 LayerHook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]
@@ -74,10 +74,9 @@ class HookManager:
         self.remove_all()
 
     def _module(self, path: str) -> nn.Module:
-        modules: dict[str, nn.Module] = dict(self.model.named_modules())
-        if path in modules:
-            return modules[path]
-        near = difflib.get_close_matches(path, modules, n=3, cutoff=0.5)
+        if (module := submodule(self.model, path)) is not None:
+            return module
+        near = difflib.get_close_matches(path, dict(self.model.named_modules()), n=3, cutoff=0.5)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise ValueError(f"{type(self.model).__name__} has no module {path!r}{hint}")
 

@@ -46,11 +46,12 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         ValueError: no list or several lists fit; names what was found.
     """
     expected = _n_hidden_layers(model)
-    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0}
     prefixes = ("", "base_model.model.")  # the second: a model wrapped by peft
     for path in (prefix + known for prefix in prefixes for known in _KNOWN_PATHS):
-        if path in lists and expected in (None, len(lists[path])):
-            return path, lists[path]
+        blocks = submodule(model, path)
+        if isinstance(blocks, nn.ModuleList) and len(blocks) > 0 and expected in (None, len(blocks)):
+            return path, blocks
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0}
     fitting = [name for name, m in lists.items() if expected in (None, len(m))]
     outermost = [n for n in fitting if not any(n != other and n.startswith(other + ".") for other in fitting)]
     if len(outermost) == 1:
@@ -58,6 +59,14 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     wanted = "a ModuleList" if expected is None else f"a ModuleList of {expected} blocks (config.num_hidden_layers)"
     found = ", ".join(f"{name} ({len(m)})" for name, m in lists.items()) or "none"
     raise ValueError(f"cannot tell the decoder blocks of {type(model).__name__}: wanted one {wanted}, found {found}")
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module | None:
+    """The module at ``path``, None where there is none."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _n_hidden_layers(model: nn.Module) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from traitlens.compute import normalize_vectors
+from traitlens.compute import fault_of_vector, normalize_vectors
 from traitlens.decoding import GenerateCall, has_cache, next_step, past_length, refusing, whole_sequence
 from traitlens.hooks import HookManager, LayerHook
 from traitlens.projector import Projector
@@ -167,29 +167,28 @@ class TraitMonitor:
 
     def _stacked(self, vectors: Mapping[str, VectorAtLayer | Sequence[VectorAtLayer]]) -> dict[int, Tensor]:
         """Unit directions of every layer as the rows of one matrix [n_vectors, hidden]."""
-        columns: dict[int, list[Tensor]] = {}
+        rows: dict[int, list[Tensor]] = {}
         for trait, given in vectors.items():
             pairs: Any = given if self._several[trait] else [given]
             for vector, layer in pairs:
-                if vector.ndim != 1 or not bool(torch.isfinite(vector).all()):
-                    found = "NaN or infinity" if vector.ndim == 1 else f"shape {list(vector.shape)}"
+                if (found := fault_of_vector(vector)) is not None:
                     raise ValueError(f"vector of {trait!r} at layer {layer}: wanted finite [hidden], found {found}")
-                at_layer = columns.setdefault(int(layer), [])
+                at_layer = rows.setdefault(int(layer), [])
                 if at_layer and len(at_layer[0]) != len(vector):
                     raise ValueError(f"vectors at layer {layer} have hidden sizes {len(at_layer[0])} and {len(vector)}")
                 self._places.setdefault(trait, []).append((int(layer), len(at_layer)))
-                at_layer.append(normalize_vectors(vector.detach().cpu()))
-        if not columns:
+                at_layer.append(vector.detach().cpu().float())
+        if not rows:
             raise ValueError("no vectors to monitor")
-        return {layer: torch.stack(at_layer) for layer, at_layer in columns.items()}
+        return {layer: normalize_vectors(torch.stack(at_layer)) for layer, at_layer in rows.items()}
 
     def _projecting_hook(self, layer: int) -> LayerHook:
         def hook(module: nn.Module, inputs: tuple[Any, ...], hidden: Tensor) -> None:  # noqa: ARG001 - torch's signature
             run = self._run
             if not run.is_open:  # a part of the model was called on its own: nothing is known of its tokens
                 return
-            states = hidden.detach()
-            if hidden.shape[1] == 1 and self._projector.may_wait and run.stop_after is None:
+            states = hidden.detach() if hidden.requires_grad else hidden
+            if hidden.size(1) == 1 and self._projector.may_wait and run.stop_after is None:
                 self._projector.later(layer, states)
             else:
                 run.add(layer, self._projector.now(layer, states if run.skip == 0 else states[:, run.skip :]))

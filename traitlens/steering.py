@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from traitlens.compute import fault_of_vector
 from traitlens.hooks import HookManager
 
 
@@ -37,8 +38,7 @@ def add_steering_hook(hooks: HookManager, vector: Tensor, layer: int, coefficien
             add_steering_hook(hooks, vector, layer=16, coefficient=2.0)
             model.generate(**inputs)
     """
-    if vector.ndim != 1 or not bool(torch.isfinite(vector).all()):
-        found = "NaN or infinity" if vector.ndim == 1 else f"shape {list(vector.shape)}"
+    if (found := fault_of_vector(vector)) is not None:
         raise ValueError(f"cannot steer with this vector: wanted finite [hidden], found {found}")
     added = vector.detach().float() * coefficient
     on_device: dict[torch.device, Tensor] = {}
