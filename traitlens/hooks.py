@@ -83,7 +83,7 @@ class HookManager:
 
 def _on_output(hook: LayerHook) -> ForwardHook:
     def call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        replacement = hook(module, inputs, hidden_of(output))
+        replacement = hook(module, inputs, output if isinstance(output, Tensor) else hidden_of(output))
         if replacement is None or not isinstance(output, tuple):
             return replacement
         return (replacement, *output[1:])

@@ -131,6 +131,8 @@ class TraitMonitor:
                 self._runner(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in arguments.items()})
         except _Stop:  # the normal end
             self._after_pass(self._runner, None, None)
+        finally:
+            self._run.stop_after = None
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts])[:, None]
         in_prompt = torch.arange(length)[None] < prompt_lengths
         self._run.mark(ids, in_prompt & mask.bool(), ~in_prompt & mask.bool())
@@ -183,15 +185,16 @@ class TraitMonitor:
         return {layer: normalize_vectors(torch.stack(at_layer)) for layer, at_layer in rows.items()}
 
     def _projecting_hook(self, layer: int) -> LayerHook:
+        projector = self._projector
+
         def hook(module: nn.Module, inputs: tuple[Any, ...], hidden: Tensor) -> None:  # noqa: ARG001 - torch's signature
             run = self._run
             if not run.is_open:  # a part of the model was called on its own: nothing is known of its tokens
                 return
-            states = hidden.detach() if hidden.requires_grad else hidden
-            if hidden.size(1) == 1 and self._projector.may_wait and run.stop_after is None:
-                self._projector.later(layer, states)
+            if projector.may_wait and hidden.size(1) == 1:
+                projector.later(layer, hidden)
             else:
-                run.add(layer, self._projector.now(layer, states if run.skip == 0 else states[:, run.skip :]))
+                run.add(layer, projector.now(layer, hidden[:, run.skip :]))
             if layer == run.stop_after:
                 raise _Stop
 

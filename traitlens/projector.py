@@ -59,7 +59,7 @@ class Projector:
         if states.shape[-1] != directions.shape[1]:
             sizes = f"{directions.shape[1]} but states at layer {layer} have {states.shape[-1]}"
             raise ValueError(f"vectors have hidden size {sizes}")
-        return torch.nn.functional.linear(states.float(), directions)
+        return torch.nn.functional.linear(states.detach().float(), directions)
 
     def later(self, layer: int, states: Tensor) -> None:
         """Keep one token's states [batch, 1, hidden] until ``made``."""
@@ -83,7 +83,7 @@ class Projector:
         steps = []
         for device in dict.fromkeys(states.device for _, states in waiting):
             layers = tuple(layer for layer, states in waiting if states.device == device)
-            states = torch.cat([states for _, states in waiting if states.device == device], dim=1)
+            states = torch.cat([states for _, states in waiting if states.device == device], dim=1).detach()
             scores = torch.bmm(states.transpose(0, 1).float(), self._weights(device, layers))
             steps.append(Step(layers, tuple(len(self._directions[layer]) for layer in layers), scores))
         return steps

@@ -264,6 +264,14 @@ def test_reading_existing_texts_equals_a_plain_pass(model):
         assert monitor.token_ids(row) == responses[row]
 
 
+def test_a_plain_pass_after_a_reading_runs_through_and_is_a_text_of_its_own(model):
+    wanted = teacher_forced(model, prompt())
+    with TraitMonitor(model, vectors()) as monitor, torch.no_grad():
+        monitor.read([[5, 6, 7]], [[10, 11]])
+        assert model(input_ids=prompt()).logits is not None
+    assert_close(monitor.scores(), wanted)
+
+
 def test_reading_computes_no_block_after_the_deepest_layer(model):
     ran = []
     model.model.layers[3].register_forward_hook(lambda *_: ran.append(1))
