@@ -200,9 +200,11 @@ def run_stage_2(
         )
     )
 
+    named_by_experiment = functools.cache(lambda: model_of_experiment(experiment))  # its line is for once a run
+
     def work(i: int) -> None:
         source, folder = sources[i], lab.trait(sources[i].trait)
-        name = model or (_generated_by(source) if origin == lab else None) or model_of_experiment(experiment)
+        name = model or (_generated_by(source) if origin == lab else None) or named_by_experiment()
         with _held(folder, process), _examples_bar(source, process) as advance:
             capture_activations(
                 folder, source, load(name), settings, process,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from traitlens import Interval, auroc, auroc_difference, auroc_interval, evaluate
+from traitlens import Interval, auroc, auroc_difference, auroc_interval, evaluate, evaluation
 from traitlens.evaluation import _resampled_counts
 
 
@@ -161,6 +161,33 @@ def test_a_hundred_thousand_of_each_class_need_no_table_of_their_pairs():
         scores, labels, [torch.randint(1000, (2 * n,), generator=torch.Generator().manual_seed(0))], n_bootstrap=60
     )
     assert 0.49 < interval.low < interval.value < interval.high < 0.51
+
+
+def test_resamples_are_weighed_a_few_at_a_time_where_examples_are_many(monkeypatch):
+    scores, labels, clusters, _ = _simulated(torch.Generator().manual_seed(0))
+    clusters = clusters[:1]
+    at_once = auroc_interval(scores, labels, clusters)
+    sizes = []
+    monkeypatch.setattr(evaluation, "_WEIGHTS_AT_ONCE", 64 * len(scores))
+    monkeypatch.setattr(evaluation, "_resampled_counts", lambda c, n, g: sizes.append(n) or _resampled_counts(c, n, g))
+    in_pieces = auroc_interval(scores, labels, clusters)
+    assert sizes == [64] * 15 + [40]
+    assert in_pieces.low == pytest.approx(at_once.low, abs=0.02)
+    assert in_pieces.high == pytest.approx(at_once.high, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"), [([1.0, 0.0], [1, 0]), ([[1.0], [0.0]], [[True], [False]]), ([1.0, 0.0], [True])]
+)
+def test_every_figure_refuses_what_is_not_one_score_and_one_bool_for_each_example(scores, labels):
+    scores, labels, cluster = torch.tensor(scores), torch.tensor(labels), torch.arange(2)
+    for figure in (
+        lambda: auroc(scores, labels),
+        lambda: auroc_interval(scores, labels, [cluster]),
+        lambda: auroc_difference(scores, scores, labels, [cluster]),
+    ):
+        with pytest.raises(ValueError, match="wanted"):
+            figure()
 
 
 def test_a_perfect_separation_is_not_claimed_to_be_certain():
