@@ -86,4 +86,4 @@ def generate_responses(
 
 
 if __name__ == "__main__":
-    run_command(generate_responses)
+    run_command(generate_responses, splits=True)

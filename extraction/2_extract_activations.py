@@ -59,4 +59,4 @@ def extract_activations(
 
 
 if __name__ == "__main__":
-    run_command(extract_activations)
+    run_command(extract_activations, splits=True)

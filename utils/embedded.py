@@ -76,6 +76,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
         )
         model.save_pretrained(temporary)
         AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(temporary)
+        temporary.chmod(0o755)  # mkdtemp keeps it to its maker; a cache may be shared
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

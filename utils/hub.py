@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.config import get_credential
+from utils.config import get_credential, load_credentials
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ def download_bundle(address: HubAddress) -> tuple[Path, str]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
+    if get_credential("HF_TOKEN") is None:
+        load_credentials()
     name = f"{address.trait}.safetensors"
     try:
         path = Path(

@@ -79,10 +79,17 @@ def documented_layer(model: str) -> int | None:
 def same_model(name: str, other: str) -> bool:
     """Whether two names mean one model: equal, or a Hub id and a local folder of the same last part.
 
-    >>> same_model("google/gemma-2-2b-it", "/models/gemma-2-2b-it/"), same_model("gpt2", "gpt2-xl")
+    >>> same_model("google/gemma-2-2b-it", "/models/gemma-2-2b-it/"), same_model("google/gemma", "other/gemma")
     (True, False)
     """
+    if _is_hub_id(name) and _is_hub_id(other):
+        return name.lower() == other.lower()
     return name.rstrip("/").split("/")[-1].lower() == other.rstrip("/").split("/")[-1].lower()
+
+
+def _is_hub_id(name: str) -> bool:
+    owner, slash, model = name.partition("/")
+    return bool(slash and model) and "/" not in model and owner not in (".", "..", "~") and not Path(name).exists()
 
 
 def load_model(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.files import parse_json, replacing
 from utils.hub import download_bundle, is_hub_address, parse_hub_address
-from utils.models import LoadedModel, same_model
+from utils.models import LoadedModel, load_model, same_model
 from utils.records import TraitVector
 from utils.vectors import as_plain, choose_place, trait_vector
 
@@ -157,21 +157,36 @@ def load_portable(
     return load_bundle(source, trait).choose(layer, method)
 
 
+def load_model_for(
+    vector: TraitVector,
+    model: str | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """The model that a vector is of, at the revision that it was made with; or ``model``, where that is given.
+
+    Raises:
+        UserError: it cannot be loaded, or is not the vector's.
+    """
+    name, made_with = model or vector.model, vector.metadata.get("revision")
+    revision = made_with if isinstance(made_with, str) and name == vector.model else None
+    loaded = load_model(name, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
+    check_model(vector, loaded)
+    return loaded
+
+
 def check_model(vector: TraitVector, loaded: LoadedModel) -> None:
     """Refuse a vector that is not of the model at hand; warn where the model's revision or chat template differ.
 
     Raises:
         UserError: another model by name, or other sizes; names both.
     """
-    config = loaded.model.config.get_text_config()
     label = f"the {vector.trait} vector"
     if not same_model(vector.model, loaded.name):
         raise UserError(f"{label} is of {vector.model}, but the model at hand is {loaded.name}")
-    if len(vector.vector) != config.hidden_size or vector.layer > config.num_hidden_layers:
-        raise UserError(
-            f"{label} of {vector.model} has {len(vector.vector)} values at layer {vector.layer}, but {loaded.name} has "
-            f"hidden size {config.hidden_size} and layers 0..{config.num_hidden_layers}"
-        )
+    check_sizes(vector, loaded)
     from utils.prompts import template_hash
 
     now = {"revision": loaded.revision, "template_hash": template_hash(loaded.tokenizer)}
@@ -179,3 +194,17 @@ def check_model(vector: TraitVector, loaded: LoadedModel) -> None:
         then = vector.metadata.get(key)
         if None not in (then, value) and then != value:
             logger.warning("%s was made with %s %s of %s; at hand is %s", label, key, then, vector.model, value)
+
+
+def check_sizes(vector: TraitVector, loaded: LoadedModel) -> None:
+    """Refuse a vector that has no place in the model.
+
+    Raises:
+        UserError: another hidden size, or a layer that the model does not have.
+    """
+    config = loaded.model.config.get_text_config()
+    if len(vector.vector) != config.hidden_size or vector.layer > config.num_hidden_layers:
+        raise UserError(
+            f"the {vector.trait} vector of {vector.model} has {len(vector.vector)} values at layer {vector.layer}, but "
+            f"{loaded.name} has hidden size {config.hidden_size} and layers 0..{config.num_hidden_layers}"
+        )

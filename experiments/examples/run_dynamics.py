@@ -55,6 +55,7 @@ def run_dynamics(
     model: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    trust_remote_code: bool = False,
     experiments_dir: str = "experiments",
     overwrite: bool = False,
     report: bool = True,
@@ -83,6 +84,7 @@ def run_dynamics(
         model: load the vectors' model from here (folder or Hub id).
         device: cpu, cuda, cuda:1, mps or auto.
         dtype: float32, float16 or bfloat16.
+        trust_remote_code: run code that comes with the model.
         experiments_dir: folder of the experiments.
         overwrite: replace an output made with other settings.
         report: also write the results as one HTML page.
@@ -120,7 +122,7 @@ def run_dynamics(
     )
     path = Path(output) if output else lab.results_dir / "dynamics.json"
     results = run_monitoring(
-        texts, chosen, lambda: load_model_of(chosen, model, device, dtype),
+        texts, chosen, lambda: load_model_of(chosen, model, device, dtype, trust_remote_code),
         output=path, settings=settings, metrics=metrics, overwrite=overwrite,
     )  # fmt: skip
     if report:

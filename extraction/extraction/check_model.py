@@ -53,11 +53,9 @@ def check_model(
         revision: Hub branch, tag or commit of the model.
         trust_remote_code: run code that comes with the model.
     """
-    from utils.config import load_credentials
     from utils.errors import UserError
     from utils.models import load_model
 
-    load_credentials()
     loaded = load_model(model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
     findings = check_loaded(loaded)
     for finding in findings:

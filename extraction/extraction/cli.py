@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from extraction.distributed import Process
+from extraction.distributed import Process, refuse_several_processes
+from utils.config import load_credentials
 from utils.errors import UserError
 
 logger = logging.getLogger("traitlens")
@@ -35,11 +36,12 @@ _SYSTEM_REMEDIES = {
 }
 
 
-def run_command(command: Callable[..., object], argv: Sequence[str] | None = None) -> NoReturn:
+def run_command(command: Callable[..., object], argv: Sequence[str] | None = None, *, splits: bool = False) -> NoReturn:
     """Run ``command`` with the flags in ``argv`` through fire, and end the process.
 
     Flags are parsed by the annotations of the function's parameters: ``str`` as typed on the command line (fire alone
     would turn ``2025_11_20`` into a number and ``a # b`` into ``a``), ``list[str]`` and ``list[int]`` split at commas.
+    A launch of several processes is refused unless the command ``splits`` its work among them.
     Exit status 0 when it went well, 1 with one line on standard error for a foreseeable mistake, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -55,7 +57,9 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
         if {"--help", "-h"} & set(arguments):
             fire.Fire(command, command=["--help"], name=script)
         flags = _normalised(arguments, inspect.signature(command))
-        fire.Fire(fire.decorators.SetParseFns(**parsers)(_returning_nothing(command)), command=flags, name=script)
+        fire.Fire(
+            fire.decorators.SetParseFns(**parsers)(_prepared(command, script, splits)), command=flags, name=script
+        )
     except UserError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -75,11 +79,14 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _returning_nothing(command: Callable[..., object]) -> Callable[..., None]:
-    """``command`` without its return value, which fire would print."""
+def _prepared(command: Callable[..., object], script: str, splits: bool) -> Callable[..., None]:
+    """``command`` with the keys of ``.env`` at hand, and without its return value, which fire would print."""
 
     @functools.wraps(command)
     def call(*args: Any, **kwargs: Any) -> None:
+        if not splits:
+            refuse_several_processes(script)
+        load_credentials()
         command(*args, **kwargs)
 
     return call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from utils.errors import UserError
@@ -50,7 +51,8 @@ def this_process(device: str | None) -> Process:
     from accelerate import PartialState
 
     on_cpu = device == "cpu" or not torch.cuda.is_available()  # without a GPU PartialState splits only with cpu=True
-    state = PartialState(cpu=on_cpu)
+    # The others wait while one judges: longer than the half hour after which torch would end the launch.
+    state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
     if state.num_processes != _world_size():
         raise UserError(
             f"the launch has {_world_size()} processes but {state.num_processes} joined: every one would do all the "

@@ -48,14 +48,12 @@ def judge_gold(
         output: also write the figures to this JSON file.
     """
     from extraction.judging import JudgeSettings, resolve_judge
-    from utils.config import load_credentials
     from utils.embedded import EMBEDDED_MODEL
     from utils.errors import UserError
     from utils.files import write_json
     from utils.models import load_model
     from utils.store import Experiment
 
-    load_credentials()
     gold = read_gold_set()
     known = list(dict.fromkeys(pair["trait"] for pair in gold))
     if unknown := sorted(set(traits or []) - set(known)):

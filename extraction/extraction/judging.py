@@ -51,12 +51,17 @@ class _Row:
         return sha256_of_texts([definition.eval_prompt, self.response.question, self.response.response])
 
 
-def resolve_judge(settings: JudgeSettings, generation: LoadedModel | Callable[[], LoadedModel] | None) -> Judge | None:
+def resolve_judge(
+    settings: JudgeSettings,
+    generation: LoadedModel | Callable[[], LoadedModel] | None,
+    load: Callable[[str], LoadedModel] = load_model,
+) -> Judge | None:
     """The judge to use, found able to work; None where judging is skipped.
 
     Args:
         settings: which judge.
         generation: the model that "local" means, or a function that loads it.
+        load: loads a model by its name, for local:MODEL.
 
     Raises:
         UserError: no key, a refused key, an unknown model, no server: before anything is generated.
@@ -70,7 +75,7 @@ def resolve_judge(settings: JudgeSettings, generation: LoadedModel | Callable[[]
         logger.info("judge: none; responses stay unscored")
         return None
     if name == "local" or name.startswith("local:"):
-        judge = make_local_judge(_local_model(name, generation))
+        judge = make_local_judge(_local_model(name, generation, load))
     else:
         endpoint = make_endpoint(name, settings.judge_base_url, settings.judge_concurrency, settings.judge_samples)
         judge = ApiJudge(endpoint)
@@ -83,9 +88,11 @@ def resolve_judge(settings: JudgeSettings, generation: LoadedModel | Callable[[]
     return judge
 
 
-def _local_model(name: str, generation: LoadedModel | Callable[[], LoadedModel] | None) -> LoadedModel:
+def _local_model(
+    name: str, generation: LoadedModel | Callable[[], LoadedModel] | None, load: Callable[[str], LoadedModel]
+) -> LoadedModel:
     if name != "local":
-        return load_model(name.removeprefix("local:"))
+        return load(name.removeprefix("local:"))
     if generation is None:
         raise UserError("--judge_model local means the generation model and there is none here: use local:MODEL")
     return generation if isinstance(generation, LoadedModel) else generation()

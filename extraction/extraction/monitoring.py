@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from traitlens import TraitMonitor, n_layers, prompt_segments, response_segments
+from traitlens import TraitMonitor, prompt_segments, response_segments
 from traitlens.monitor import OnToken
 from utils.errors import UserError
 from utils.generation import Sampling, left_padded
-from utils.models import LoadedModel, load_model, same_model
+from utils.models import LoadedModel, same_model
+from utils.portable import check_sizes, load_model_for
 from utils.prompts import encode_prompt, encode_response, format_conversation, token_texts
 from utils.records import MonitoringRecord, TraitVector
 from utils.store import Experiment
@@ -85,7 +86,11 @@ def describe_vectors(chosen: Mapping[str, Chosen]) -> dict[str, Any]:
 
 
 def load_model_of(
-    chosen: Mapping[str, Chosen], model: str | None = None, device: str | None = None, dtype: str | None = None
+    chosen: Mapping[str, Chosen],
+    model: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """The model that the vectors are of, loaded from ``model`` where that is given.
 
@@ -95,13 +100,9 @@ def load_model_of(
     first = next(_vectors(chosen))
     if model is not None and not same_model(first.model, model):
         raise UserError(f"the vectors are of {first.model}, not of {model}: extract vectors of {model} first")
-    loaded = load_model(model or first.model, device=device, dtype=dtype)
-    hidden, layers = loaded.model.config.get_text_config().hidden_size, n_layers(loaded.model)
+    loaded = load_model_for(first, model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     for vector in _vectors(chosen):
-        if len(vector.vector) != hidden or vector.layer >= layers:
-            found = f"[{len(vector.vector)}] at layer {vector.layer}"
-            sizes = f"{loaded.name} has hidden size {hidden} and layers 0..{layers - 1}"
-            raise UserError(f"the {vector.trait} vector of {vector.model} is {found}, but {sizes}")
+        check_sizes(vector, loaded)
     return loaded
 
 

@@ -25,7 +25,7 @@ from extraction.responses import (
     write_generated,
 )
 from extraction.serving import Server, generate_through_server
-from utils.config import load_credentials, without_keys
+from utils.config import without_keys
 from utils.errors import UserError
 from utils.models import LoadedModel, load_model, model_of_experiment
 from utils.records import DEFAULT_THRESHOLD, POLARITIES, Context, TraitDefinition
@@ -59,7 +59,6 @@ def run_stage_1(
     Raises:
         UserError: something foreseeable; traits that did not fail are finished.
     """
-    load_credentials()
     _check_generation(settings, judge.threshold)
     check_range("gen_concurrency", gen_concurrency, 1)
     process = this_process(device)
@@ -76,8 +75,10 @@ def run_stage_1(
             model_name, device=process.device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
         )
 
+    load_judge = functools.partial(load_model, device=process.device, dtype=dtype, trust_remote_code=trust_remote_code)
+
     server = Server(gen_base_url, model_name, gen_concurrency) if gen_base_url else None
-    scorer = resolve_judge(judge, loaded) if process.is_main else None
+    scorer = resolve_judge(judge, loaded, load_judge) if process.is_main else None
 
     def work(i: int) -> None:
         with _held(folders[i], process):
@@ -182,7 +183,6 @@ def run_stage_2(
     Raises:
         UserError: something foreseeable; traits that did not fail are finished.
     """
-    load_credentials()
     check_range("batch_size", batch_size, 1)
     check_range("batch_tokens", batch_tokens, 1)
     check_range("neutral_tokens", neutral_tokens, 0)
@@ -195,19 +195,19 @@ def run_stage_2(
     chosen = tuple(layers) if layers is not None else None
     settings = CaptureSettings(context, chosen, batch_size, batch_tokens, neutral_tokens, store_dtype)
     load = functools.cache(
-        lambda name: load_model(
-            name, device=process.device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+        lambda name, at: load_model(
+            name, device=process.device, dtype=dtype, revision=at, trust_remote_code=trust_remote_code
         )
     )
-
     named_by_experiment = functools.cache(lambda: model_of_experiment(experiment))  # its line is for once a run
 
     def work(i: int) -> None:
         source, folder = sources[i], lab.trait(sources[i].trait)
-        name = model or (_generated_by(source) if origin == lab else None) or named_by_experiment()
+        name, made_with = _generated_by(source) if origin == lab and not model else (model, None)
+        used = load(name or named_by_experiment(), revision or made_with)
         with _held(folder, process), _examples_bar(source, process) as advance:
             capture_activations(
-                folder, source, load(name), settings, process,
+                folder, source, used, settings, process,
                 threshold=threshold, overwrite=overwrite, progress=advance,
             )  # fmt: skip
 
@@ -216,18 +216,18 @@ def run_stage_2(
         logger.info("activations: %s", ", ".join(str(lab.trait(s.trait).activations_dir) for s in sources))
 
 
-def _generated_by(source: TraitFolder) -> str | None:
-    """The model that made the responses, where that is recorded."""
+def _generated_by(source: TraitFolder) -> tuple[str | None, str | None]:
+    """The model that made the responses and its revision, each None where it is not recorded."""
     generation = source.read_responses_metadata().get("generation")
     if not isinstance(generation, dict):
-        return None
+        return None, None
     if generation.get("base_url"):
         raise UserError(
             f"{source.trait}: a server at {without_keys(str(generation['base_url']))} generated these responses. "
             "Name the same model here: --model HUB_ID_OR_FOLDER"
         )
-    name = generation.get("model")
-    return name if isinstance(name, str) else None
+    name, revision = (v if isinstance(v, str) else None for v in (generation.get("model"), generation.get("revision")))
+    return name, revision if name else None
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ def steer(
     model: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    trust_remote_code: bool = False,
     experiments_dir: str = "experiments",
 ) -> None:
     """Check causally what a vector does: its doses against the trait in the answers, and against their perplexity.
@@ -51,6 +52,7 @@ def steer(
         model: load the vector's model from here (folder or Hub id).
         device: cpu, cuda, cuda:1, mps or auto.
         dtype: float32, float16 or bfloat16.
+        trust_remote_code: run code that comes with the model.
         experiments_dir: folder of the experiments.
     """
     for name, value in (("n_prompts", n_prompts), ("max_new_tokens", max_new_tokens)):
@@ -72,7 +74,7 @@ def steer(
         control=control,
         judge=JudgeSettings(judge_model, judge_base_url),
     )
-    run_causal_check(experiment, trait, settings, output, model, device, dtype, experiments_dir)
+    run_causal_check(experiment, trait, settings, output, model, device, dtype, trust_remote_code, experiments_dir)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from utils.errors import UserError
 from utils.files import write_json
 from utils.generation import Sampling
 from utils.judge import Judge
-from utils.models import load_model
-from utils.portable import check_model
+from utils.portable import check_model, load_model_for
 from utils.records import TraitDefinition, TraitVector
 from utils.store import Experiment, TraitFolder
 from utils.vectors import load_vector, read_summary, read_vector
@@ -60,6 +59,7 @@ def run_causal_check(
     model: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    trust_remote_code: bool = False,
     experiments_dir: str | Path = "experiments",
 ) -> CausalCheck:
     """Check a trait's vector, write the answers and the picture, and log what was found.
@@ -76,9 +76,8 @@ def run_causal_check(
     )
     reader = _reader(folder, vector, settings.read_layer)
     definition = _definition(folder, vector)
-    loaded = load_model(model or vector.model, device=device, dtype=dtype)
-    for used in (vector, reader):
-        check_model(used, loaded)
+    loaded = load_model_for(vector, model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    check_model(reader, loaded)
     judge = resolve_judge(settings.judge, loaded)
     picks = spread_evenly(len(definition.questions), settings.n_prompts)
     questions = [definition.questions[i] for i in picks]

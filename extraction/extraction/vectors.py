@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,8 +79,6 @@ def extract_vectors(
 
 
 def _check(settings: FitSettings) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("stage 3 runs in one process: start it with python, not torchrun")
     unknown = [name for name in settings.methods if name not in METHODS]
     if unknown or not settings.methods:
         raise UserError(f"--methods knows {', '.join(METHODS)}, got {', '.join(unknown) or 'none'}")

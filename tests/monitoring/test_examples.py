@@ -1,22 +1,22 @@
 import json
 
-import extraction.monitoring
 import pytest
 import torch
 
+import utils.portable
 from tests.monitoring.conftest import example
 from utils.results import read_results
 
 
 @pytest.fixture
 def in_memory(embedded, monkeypatch):
-    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: embedded)
+    monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: embedded)
     return embedded
 
 
 @pytest.fixture
 def small_in_memory(small, monkeypatch):
-    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: small)
+    monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: small)
 
 
 def test_the_step_by_step_monitor_saves_what_the_run_script_finds(experiments, in_memory, monkeypatch):

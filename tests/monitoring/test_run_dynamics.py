@@ -10,6 +10,7 @@ import pytest
 import torch
 from extraction.monitoring import choose_vectors, monitor_texts
 
+import utils.portable
 from tests.monitoring.conftest import ROOT, SMALL, example, write_vectors
 from traitlens import TraitMonitor, projection
 from utils.errors import UserError
@@ -57,7 +58,7 @@ def real_run(experiments, embedded, monkeypatch):
 
 
 def runner(experiments, loaded, monkeypatch):
-    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: loaded)
+    monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: loaded)
 
     def call(output="out.json", **flags):
         path = experiments.parent / output
@@ -196,7 +197,7 @@ def test_streaming_shows_the_answer_as_plain_text_where_there_is_no_terminal(run
 
 
 def test_custom_metrics_reach_the_file(small_experiments, small, monkeypatch):
-    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: small)
+    monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: small)
     script = example("run_dynamics")
     monkeypatch.setattr(script, "metrics", lambda record, trait, smoothing: {"tokens": len(record.tokens)})
     script.run_dynamics(
@@ -224,13 +225,13 @@ def test_flags_that_cannot_work_are_refused_before_the_model_is_loaded(run, monk
     def never(*_, **__):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(extraction.monitoring, "load_model", never)
+    monkeypatch.setattr(utils.portable, "load_model", never)
     with pytest.raises(UserError, match=said):
         run(**flags)
 
 
 def test_vectors_of_another_size_or_model_are_refused(tmp_path, embedded, monkeypatch):
-    monkeypatch.setattr(extraction.monitoring, "load_model", lambda *_, **__: embedded)
+    monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: embedded)
     write_vectors(tmp_path, SMALL)
     with pytest.raises(UserError, match="hidden size 576"):
         extraction.monitoring.load_model_of(choose_vectors(Experiment(tmp_path, "smollm2_test")))

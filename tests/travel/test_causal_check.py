@@ -162,7 +162,7 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
 )
 def test_a_check_that_cannot_be_made_is_refused_before_the_model_is_loaded(checked, monkeypatch, changes, message):
     folder, _, _ = checked
-    monkeypatch.setattr("extraction.steering.load_model", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("utils.portable.load_model", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(UserError, match=message):
         run_causal_check(
             "smollm2_demo", "sycophantic", replace(SETTINGS, **changes), experiments_dir=folder.root.parent.parent

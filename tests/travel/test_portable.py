@@ -9,10 +9,11 @@ import torch
 from huggingface_hub import constants
 
 from tests.travel.conftest import random_vector
+from utils import portable
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.hub import parse_hub_address
-from utils.models import LoadedModel
-from utils.portable import check_model, read_bundle, write_bundle
+from utils.models import LoadedModel, same_model
+from utils.portable import check_model, load_model_for, read_bundle, write_bundle
 from utils.vectors import available_vectors, load_vector, read_vector
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -61,6 +62,37 @@ def test_the_header_says_in_plain_json_what_model_layers_and_scale_mean(bundle):
     assert shared["model"] == "SmolLM2-135M-Instruct"
     assert {"layer_convention", "pooling", "context", "template_hash", "revision", "metrics"} <= set(shared)
     assert own["probe_layer10"] == {"method": "probe", "layer": 10, "baseline": 10 / 7}
+
+
+@pytest.mark.parametrize(
+    ("given", "loaded", "revision"),
+    [(None, "org/tiny", COMMIT), ("org/tiny", "org/tiny", COMMIT), ("/models/tiny", "/models/tiny", None)],
+)
+def test_a_vectors_model_is_loaded_at_the_revision_that_it_was_made_with(given, loaded, revision, folder, monkeypatch):
+    asked = []
+
+    def load(name, **options):
+        asked.append((name, options["revision"]))
+        raise UserError("no network")
+
+    monkeypatch.setattr(portable, "load_model", load)
+    vector = read_vector(folder, "probe", 10)
+    vector = replace(vector, model="org/tiny", metadata={**vector.metadata, "revision": COMMIT})
+    with pytest.raises(UserError, match="no network"):
+        load_model_for(vector, given)
+    assert asked == [(loaded, revision)]
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "same"),
+    [
+        ("google/gemma-2-2b-it", "google/gemma-2-2b-it", True), ("google/gemma-2-2b-it", "someone/gemma-2-2b-it", False),
+        ("google/gemma-2-2b-it", "/models/gemma-2-2b-it/", True), ("google/gemma-2-2b-it", "./gemma-2-2b-it", True),
+        ("google/gemma-2-2b-it", "gemma-2-2b-it", True), ("gpt2", "gpt2-xl", False),
+    ],
+)  # fmt: skip
+def test_two_owners_models_of_one_name_are_two_models(name, other, same):
+    assert same_model(name, other) is same_model(other, name) is same
 
 
 def test_load_vector_reads_a_bundle_as_it_reads_an_experiment(bundle, folder):

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 from extraction.cli import for_each_trait, run_command
 
+from utils.config import get_credential
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,37 @@ def test_a_users_mistake_inside_the_command_is_one_line_without_traceback(capsys
         run_command(command, [])
     assert ended.value.code == 1
     assert capsys.readouterr().err == "error: the file is gone\n"
+
+
+def test_every_command_finds_the_keys_of_the_env_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "")  # so that what the command sets is taken back
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / ".env").write_text("HF_TOKEN=hf_from_the_file\n")
+    seen = []
+
+    def command() -> None:
+        seen.append(get_credential("HF_TOKEN"))
+
+    with pytest.raises(SystemExit):
+        run_command(command, [])
+    assert seen == ["hf_from_the_file"]
+
+
+def test_a_launch_that_would_make_every_process_do_all_the_work_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    ran = []
+
+    def command() -> None:
+        ran.append(1)
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(command, [])
+    assert (ended.value.code, ran) == (1, [])
+    assert "one process's work, and this launch has 4" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        run_command(command, [], splits=True)
+    assert (ended.value.code, ran) == (0, [1])
 
 
 def test_other_traits_go_on_after_one_failed_and_the_failure_is_named():

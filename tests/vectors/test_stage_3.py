@@ -306,7 +306,9 @@ def test_several_processes_are_refused(lab):
     write_trait(lab, "alpha")
     result = command(lab, "--trait", "alpha", WORLD_SIZE="2", RANK="0")
     assert result.returncode == 1
-    assert result.stderr == "error: stage 3 runs in one process: start it with python, not torchrun\n"
+    assert result.stderr == (
+        "error: 3_extract_vectors.py is one process's work, and this launch has 2: run it without a launcher\n"
+    )
 
 
 def test_whole_instruction_pairs_are_held_out_where_there_are_several(lab):
