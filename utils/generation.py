@@ -72,7 +72,8 @@ def generate_batch(
 ) -> list[Generated]:
     """One answer per prompt (token ids), in order. The same prompts, sampling and seed give the same answers.
 
-    Whenever half of the rows have ended, they leave the batch and the others go on with their part of the KV cache.
+    Whenever half of the rows have ended, they leave the batch and the others go on with their part of the KV cache,
+    or are read again where the model's cache cannot be taken apart.
     """
     import torch
 
@@ -97,7 +98,7 @@ def generate_batch(
                 input_ids = sequences[keep]
                 added = attention_mask.new_ones(len(keep), sequences.shape[1] - attention_mask.shape[1])
                 attention_mask = torch.cat([attention_mask[keep], added], dim=1)
-                cache.batch_select_indices(keep)
+                cache = _rows_of_cache(cache, keep)
     return [_cut(ids, loaded.end_ids) for ids in rows]
 
 
@@ -116,6 +117,15 @@ def _run(
         pad_token_id=loaded.tokenizer.pad_token_id, **arguments,
     )  # fmt: skip
     return output.sequences, output.past_key_values
+
+
+def _rows_of_cache(cache: Any, keep: Tensor) -> Any:
+    """The cache of the rows that go on; None if some layer's state cannot be cut by rows, as in recurrent models."""
+    layers = getattr(cache, "layers", None)
+    if not layers or not all(hasattr(layer, "batch_select_indices") for layer in layers):
+        return None
+    cache.batch_select_indices(keep.cpu())  # layers may lie on several devices; indices on the CPU suit all of them
+    return cache
 
 
 def _enough_ended(end_ids: frozenset[int], batch: int) -> Any:
