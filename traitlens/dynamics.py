@@ -156,7 +156,7 @@ def smoothed(scores: Trajectory, window: int) -> NDArray[np.float64]:
 
 def _averaged(rows: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     n, half = rows.shape[1], window // 2
-    if half == 0 or n == 0:
+    if half == 0:  # exactly as they are: sums would round
         return rows
     sums = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)], axis=1)
     start = np.clip(np.arange(n) - half, 0, n)
@@ -168,7 +168,7 @@ def _averaged(rows: NDArray[np.float64], window: int) -> NDArray[np.float64]:
 def _differences(centred: NDArray[np.float64]) -> tuple[list[float], list[float]]:
     trajectory = torch.from_numpy(centred.astype(np.float32))
     velocity: list[float] = compute_derivative(trajectory).tolist()
-    acceleration: list[float] = compute_second_derivative(trajectory).tolist() if len(centred) > 1 else []
+    acceleration: list[float] = compute_second_derivative(trajectory).tolist()
     return velocity, acceleration
 
 
