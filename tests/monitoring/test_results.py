@@ -73,6 +73,25 @@ def test_results_of_other_settings_are_not_touched_unless_told(output):
     assert ResultsFile(output, {"seed": 1, "layer": 3}, 1, overwrite=True).missing == [0]
 
 
+def test_an_overwriting_run_that_fails_before_its_first_result_does_not_pass_old_results_as_its_own(output):
+    run = ResultsFile(output, {"seed": 0}, 1)
+    run.add({0: record("old")})
+    run.write()
+    before = output.read_bytes()
+    ResultsFile(output, {"seed": 1}, 1, overwrite=True)  # fails: add() is never reached
+    assert output.read_bytes() == before
+    again = ResultsFile(output, {"seed": 1}, 1)
+    assert again.missing == [0]
+    again.add({0: record("new")})
+    assert [r["prompt"] for r in again.write()] == ["new"]
+    assert ResultsFile(output, {"seed": 1}, 1).missing == []
+
+
+def test_a_first_run_that_fails_before_its_first_result_binds_nobody_to_its_settings(output):
+    ResultsFile(output, {"seed": 0}, 1)
+    assert ResultsFile(output, {"seed": 1}, 1).missing == [0]
+
+
 def test_a_file_of_unknown_origin_is_not_replaced(output):
     output.write_text("{}")
     with pytest.raises(UserError, match="not known how it was made"):
