@@ -130,7 +130,7 @@ def _prompt_of(path: Path, place: str, row: Any) -> Transcript:
 
 def _texts_of(path: Path, place: str, row: Any) -> list[Transcript]:
     messages = _messages_of(path, place, row, _TEXTS_REMEDY)
-    if "messages" not in row:
+    if row.get("messages") is None:
         response = row.get("response")
         if not isinstance(response, str):
             raise DamagedFileError(path, f"{place} has no text under 'response'", _TEXTS_REMEDY)

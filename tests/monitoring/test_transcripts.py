@@ -45,6 +45,7 @@ def test_prompts_come_in_every_documented_form(tmp_path, name, content):
         ("t.json", [{"prompt": "One, two", "response": 'A "b"\nc'}]),
         ("t.json", {"prompt": "One, two", "response": 'A "b"\nc', "tokens": []}),
         ("t.jsonl", json.dumps({"prompt": "One, two", "response": 'A "b"\nc'}) + "\n\n"),
+        ("t.json", [{"messages": None, "prompt": "One, two", "response": 'A "b"\nc'}]),
     ],
 )
 def test_texts_come_in_every_documented_form(tmp_path, name, content):
