@@ -45,6 +45,11 @@ class RunSettings:
     batch_size: int = 8
     tint: str | None = None
 
+    @property
+    def texts_at_once(self) -> int:
+        """How many texts are in a batch: one where tokens are shown as they come."""
+        return 1 if self.tint else self.batch_size
+
 
 def find_texts(prompts: str | None, prompts_file: str | None, text_file: str | None) -> list[Transcript]:
     """The prompts to answer or the texts to read, from the one source that was given.
@@ -116,7 +121,7 @@ def _description(texts: Sequence[Transcript], chosen: Mapping[str, Chosen], sett
         "vectors": describe_vectors(chosen),
         "sampling": asdict(settings.sampling) if generating else None,
         "seed": settings.seed if drawing else None,
-        "batch_size": settings.batch_size if drawing else None,
+        "batch_size": settings.texts_at_once if drawing else None,
         "smoothing": settings.smoothing,
         "prompt_scores": settings.prompt_scores,
     }
@@ -131,7 +136,7 @@ def _make_missing(
     """Make what is missing, batch by batch. Batches are cut from all texts, so that a seed means the same again."""
     from tqdm import tqdm
 
-    size = 1 if settings.tint else settings.batch_size
+    size = settings.texts_at_once
     missing = set(results.missing)
     silent = bool(settings.tint) or not sys.stderr.isatty()
     try:

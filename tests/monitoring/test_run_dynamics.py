@@ -196,6 +196,14 @@ def test_streaming_shows_the_answer_as_plain_text_where_there_is_no_terminal(run
     assert capsys.readouterr().out == f"> Hi\n{result['response']}\n"
 
 
+def test_answers_sampled_one_by_one_while_streaming_do_not_pass_as_those_of_a_batch(run):
+    flags = {"prompts": '["One?", "Two?"]', "temperature": 1.0}
+    streamed = run(stream=True, **flags)
+    with pytest.raises(UserError, match=r"other settings \(batch_size\)"):
+        run(**flags)
+    assert run(batch_size=1, **flags) == streamed
+
+
 def test_custom_metrics_reach_the_file(small_experiments, small, monkeypatch):
     monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: small)
     script = example("run_dynamics")
