@@ -264,6 +264,19 @@ def test_reading_existing_texts_equals_a_plain_pass(model):
         assert monitor.token_ids(row) == responses[row]
 
 
+def test_a_part_of_the_model_called_on_its_own_leaves_no_score(model):
+    with TraitMonitor(model, vectors()) as monitor, torch.no_grad():
+        output = generate(model, prompt())
+        before = monitor.scores()
+        model.model(input_ids=output)
+    assert_close(monitor.scores(), before)
+
+
+def test_vectors_of_two_sizes_at_one_layer_are_refused(model):
+    with pytest.raises(ValueError, match="vectors at layer 2 have hidden sizes 32 and 16"):
+        TraitMonitor(model, {"one": (torch.ones(32), 2), "other": (torch.ones(16), 2)})
+
+
 def test_a_plain_pass_after_a_reading_runs_through_and_is_a_text_of_its_own(model):
     wanted = teacher_forced(model, prompt())
     with TraitMonitor(model, vectors()) as monitor, torch.no_grad():

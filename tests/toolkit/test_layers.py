@@ -4,7 +4,7 @@ import transformers
 from torch import nn
 
 from tests.conftest import small_model
-from traitlens import find_blocks, hook_point, layer_path, middle_layer, n_layers
+from traitlens import HookManager, find_blocks, hook_point, layer_path, middle_layer, n_layers
 
 
 def test_a_layer_above_zero_is_the_output_of_the_block_before_it():
@@ -76,3 +76,43 @@ def test_the_text_blocks_of_a_multimodal_model_are_chosen_over_its_vision_tower(
     model(input_ids=ids)
     handle.remove()
     assert len(seen) == 1
+
+
+class TupleBlock(nn.Module):
+    """Returns more than its hidden states, and takes them by name, as the blocks of some architectures do."""
+
+    def forward(self, hidden_states):
+        return hidden_states + 1, "cache"
+
+
+class Blocks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([TupleBlock(), TupleBlock()])
+
+    def forward(self, hidden):
+        for block in self.layers:
+            hidden, cache = block(hidden_states=hidden)
+        return hidden, cache
+
+
+@pytest.mark.parametrize(("layer", "wanted"), [(0, 12.0), (1, 11.0), (2, 10.0)])
+def test_what_a_hook_returns_takes_the_states_place_in_tuples_and_named_arguments(layer, wanted):
+    with HookManager(Blocks()) as hooks:
+        hooks.add_layer_hook(layer, lambda module, inputs, hidden: hidden * 0 + 10)
+        hidden, cache = hooks.model(torch.zeros(1, 1, 2))
+    assert hidden.unique().tolist() == [wanted]
+    assert cache == "cache"
+
+
+def test_a_block_that_returns_no_tensor_is_named():
+    class Odd(nn.Module):
+        def forward(self, hidden_states):
+            return {"hidden": hidden_states}
+
+    model = nn.Module()
+    model.layers = nn.ModuleList([Odd()])
+    with HookManager(model) as hooks:
+        hooks.add_layer_hook(1, lambda module, inputs, hidden: None)
+        with pytest.raises(TypeError, match=r"expected a tensor or a tuple that begins with one .*, got dict"):
+            model.layers[0](hidden_states=torch.zeros(1))

@@ -55,6 +55,23 @@ def test_all_layers_leave_except_those_that_the_form_cannot_express_which_is_sai
     assert list(read_control_vector(repeng).directions) == [1, 10, 18, 30]
 
 
+def test_flags_that_contradict_each_other_or_find_nothing_are_refused(export, root, tmp_path):
+    with pytest.raises(UserError, match="--all_layers and --layers contradict each other"):
+        export(all_layers=True, layers=(18,))
+    with pytest.raises(UserError, match="sycophantic has no vectors of that --method and those --layers"):
+        export(layers=(29,))
+    write_vector(
+        Experiment(root, "smollm2_demo").trait("evil"),
+        random_vector(18),
+        sidecar(18, trait="evil", model="other/model"),
+    )
+    write_summary(Experiment(root, "smollm2_demo").trait("evil"), [{"method": "probe", "layer": 18, "best": True}])
+    with pytest.raises(UserError, match="--output must be a folder for 2 traits"):
+        export(tmp_path / "both.gguf", names=("sycophantic", "evil"))
+    with pytest.raises(UserError, match=r"one repository holds the vectors of one model, found SmolLM2.*, other/model"):
+        export(tmp_path / "hub", names=("sycophantic", "evil"), form="hub")
+
+
 def test_a_layer_asked_for_by_name_that_cannot_be_expressed_is_an_error(export, tmp_path):
     with pytest.raises(UserError, match=r"cannot act on layer 1: .*our layer 2"):
         export(tmp_path / "a.gguf", form="gguf", layers=(1,))

@@ -95,6 +95,14 @@ def test_two_owners_models_of_one_name_are_two_models(name, other, same):
     assert same_model(name, other) is same_model(other, name) is same
 
 
+def test_a_bundle_holds_one_traits_vectors_of_one_model(vectors, tmp_path):
+    mixed = [vectors[0], replace(vectors[1], trait="evil")]
+    with pytest.raises(UserError, match="a bundle holds the vectors of one trait and one model, got 2 vectors"):
+        write_bundle(tmp_path / "a.safetensors", mixed)
+    with pytest.raises(UserError, match="got 0 vectors"):
+        write_bundle(tmp_path / "a.safetensors", [])
+
+
 def test_load_vector_reads_a_bundle_as_it_reads_an_experiment(bundle, folder):
     experiments = {"experiments_dir": folder.root.parent.parent}
     for asked in ({}, {"layer": 10}, {"method": "mean_diff"}, {"layer": 1, "method": "mean_diff"}):
