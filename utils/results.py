@@ -45,9 +45,7 @@ class ResultsFile:
         settings = json.loads(json.dumps(settings))  # tuples become lists, as they will when read back
         if overwrite or not self._continues(settings):
             self._journal.unlink(missing_ok=True)
-            if (
-                output.exists()
-            ):  # it stays until there is something to replace it: an empty journal says it does not count
+            if output.exists():  # it stays until it is replaced, but an empty journal says that it does not count
                 self._journal.touch()
             self._results: dict[int, dict[str, Any]] = {}
             write_json(self._settings_path, settings)

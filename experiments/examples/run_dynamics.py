@@ -107,6 +107,9 @@ def run_dynamics(
     if stream and text_file:
         raise UserError("--stream shows tokens as they are generated: it does not go with --text_file")
     lab = Experiment(Path(experiments_dir), experiment)
+    path = Path(output) if output else lab.results_dir / "dynamics.json"
+    if report and path.suffix == ".html":
+        raise UserError(f"{path} is where the page of the results goes: give --output an ending such as .json")
     texts = find_texts(prompts, prompts_file, text_file)
     chosen = choose_vectors(lab, traits or [], layer, method, all_layers)
     tint = tint or next(iter(chosen))
@@ -120,7 +123,6 @@ def run_dynamics(
         batch_size,
         tint if stream else None,
     )
-    path = Path(output) if output else lab.results_dir / "dynamics.json"
     results = run_monitoring(
         texts, chosen, lambda: load_model_of(chosen, model, device, dtype, trust_remote_code),
         output=path, settings=settings, metrics=metrics, overwrite=overwrite,

@@ -65,7 +65,7 @@ def run_causal_check(
     """Check a trait's vector, write the answers and the picture, and log what was found.
 
     Raises:
-        UserError: no vector, no definition, no other layer to read at, or unusable doses.
+        UserError: no vector, no definition, no other layer to read at, unusable doses, or an output that its picture would replace.
     """
     doses = tuple(sorted({0.0, *settings.coefficients}))
     if len(doses) < 2 or not all(map(math.isfinite, doses)):
@@ -76,6 +76,9 @@ def run_causal_check(
     )
     reader = _reader(folder, vector, settings.read_layer)
     definition = _definition(folder, vector)
+    path = Path(output) if output else folder.vectors_dir / f"steering_{vector.method}_layer{vector.layer}.json"
+    if path.suffix == ".png":
+        raise UserError(f"{path} is where the picture of the answers goes: give --output an ending such as .json")
     loaded = load_model_for(vector, model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     check_model(reader, loaded)
     judge = resolve_judge(settings.judge, loaded)
@@ -84,7 +87,6 @@ def run_causal_check(
     bench = Bench(loaded, vector, reader, questions, definition.eval_prompt, judge, settings.sampling, settings.seed)
     with contextlib.closing(judge) if judge else contextlib.nullcontext():
         result = CausalCheck(vector, reader, *bench.try_doses(doses, settings.control))
-    path = Path(output) if output else folder.vectors_dir / f"steering_{vector.method}_layer{vector.layer}.json"
     write_json(path, _as_json(result, settings, judge))
     draw(result, path.with_suffix(".png"))
     logger.info(verdict(result))

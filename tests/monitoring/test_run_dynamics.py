@@ -227,6 +227,7 @@ def test_custom_metrics_reach_the_file(small_experiments, small, monkeypatch):
         ({"prompts": "a", "model": "gpt2"}, "SmolLM2-135M-Instruct, not of gpt2"),
         ({"prompts": "a", "max_new_tokens": 0}, "max_new_tokens"),
         ({"text_file": "a.json", "stream": True}, "--stream"),
+        ({"prompts": "a", "output": "out.html", "report": True}, r"out\.html is where the page"),
     ],
 )
 def test_flags_that_cannot_work_are_refused_before_the_model_is_loaded(run, monkeypatch, flags, said):

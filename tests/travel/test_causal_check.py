@@ -169,6 +169,17 @@ def test_a_check_that_cannot_be_made_is_refused_before_the_model_is_loaded(check
         )
 
 
+def test_an_output_that_its_own_picture_would_replace_is_refused_before_the_model_is_loaded(
+    checked, monkeypatch, tmp_path
+):
+    folder, _, _ = checked
+    monkeypatch.setattr("utils.portable.load_model", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=r"x\.png is where the picture"):
+        run_causal_check(
+            "smollm2_demo", "sycophantic", SETTINGS, str(tmp_path / "x.png"), experiments_dir=folder.root.parent.parent
+        )
+
+
 def test_questions_come_from_the_experiment_whose_responses_were_read_where_there_is_no_definition(
     checked, monkeypatch
 ):
