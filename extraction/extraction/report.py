@@ -18,6 +18,7 @@ from typing import Any
 from extraction.cli import run_command
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.files import read_json, write_text
+from utils.results import read_results
 
 logger = logging.getLogger("traitlens")
 
@@ -107,15 +108,12 @@ def _result_files(place: Path) -> Iterator[tuple[str, Path]]:
         yield (Path(place.name) / path.relative_to(place)).as_posix(), path
 
 
-def _read_results(path: Path) -> list[Any] | dict[str, Any]:
+def _read_results(path: Path) -> Any:
+    """What a checked result file holds: one result or a list, which the page names differently."""
     remedy = "Give a result file, as run_dynamics.py writes it"
-    value = read_json(path, remedy)
-    for record in value if isinstance(value, list) else [value]:
-        if not isinstance(record, dict) or not {"prompt", "response", "tokens", "trait_scores"} <= record.keys():
-            raise DamagedFileError(path, "not a monitoring result (prompt, response, tokens, trait_scores)", remedy)
-    if not value:
+    if not read_results(path):
         raise DamagedFileError(path, "holds no results", remedy)
-    return value  # type: ignore[no-any-return]  # checked above
+    return read_json(path, remedy)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

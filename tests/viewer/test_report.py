@@ -49,7 +49,13 @@ def test_a_report_takes_files_folders_and_records_together(tmp_path: Path, files
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [("{", "not valid JSON"), ("[]", "holds no results"), ('{"a": 1}', "not a monitoring result"), (None, "not found")],
+    [
+        ("{", "not valid JSON"),
+        ("[]", "holds no results"),
+        ('{"a": 1}', "lacks prompt"),
+        ('{"prompt": "p", "response": "a", "tokens": ["a"], "trait_scores": {"t": [1, 2]}}', "'t' per token"),
+        (None, "not found"),
+    ],
 )
 def test_a_file_that_holds_no_results_is_refused_by_name(tmp_path: Path, content: str | None, part: str) -> None:
     if content is not None:
