@@ -92,15 +92,20 @@ def validate_commitment(
         experiments_dir: folder of the experiments.
     """
     check_range("samples", samples, 2)
+    check_range("max_new_tokens", max_new_tokens, 1)
     check_range("temperature", temperature, 0.01)
+    check_range("smoothing", smoothing, 1)
 
     from extraction.monitoring import choose_vectors, load_model_of
     from extraction.monitoring_run import find_texts
 
+    from utils.errors import UserError
     from utils.files import write_json
     from utils.generation import Sampling
     from utils.store import Experiment
 
+    if smoothing % 2 == 0:
+        raise UserError(f"--smoothing must be an odd number of tokens, got {smoothing}")
     lab = Experiment(Path(experiments_dir), experiment)
     texts = find_texts(prompts, prompts_file, None)
     chosen = choose_vectors(lab, [trait], layer, method)

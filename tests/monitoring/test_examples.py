@@ -5,6 +5,7 @@ import torch
 
 import utils.portable
 from tests.monitoring.conftest import example
+from utils.errors import UserError
 from utils.results import read_results
 
 
@@ -83,6 +84,20 @@ def test_validation_of_the_commitment_point_cuts_around_both_kinds_of_points(
     assert found["summary"]["commitment_answers"] == len(
         {c["prompt"] for c in found["cuts"] if c["kind"] == "commitment"}
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [({"smoothing": 2}, "odd"), ({"smoothing": -1}, "--smoothing"), ({"max_new_tokens": 0}, "--max_new_tokens")],
+)
+def test_validation_refuses_flags_that_cannot_work_before_the_model_is_loaded(
+    small_experiments, monkeypatch, flags, said
+):
+    monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    with pytest.raises(UserError, match=said):
+        example("validate_commitment").validate_commitment(
+            "smollm2_test", "evil", prompts="Hi", experiments_dir=str(small_experiments), **flags
+        )
 
 
 def test_the_summary_tells_a_point_that_settles_the_score_from_one_that_does_not():
