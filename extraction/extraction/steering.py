@@ -65,7 +65,8 @@ def run_causal_check(
     """Check a trait's vector, write the answers and the picture, and log what was found.
 
     Raises:
-        UserError: no vector, no definition, no other layer to read at, unusable doses, or an output that its picture would replace.
+        UserError: no vector, no definition, no other layer to read at, unusable doses, or an output that its picture
+            would replace.
     """
     doses = tuple(sorted({0.0, *settings.coefficients}))
     if len(doses) < 2 or not all(map(math.isfinite, doses)):
