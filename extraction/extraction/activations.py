@@ -191,7 +191,7 @@ def _check_range(states: Tensor, dtype: StoredDtype) -> None:
         raise UserError("the model's activations hold NaN or infinity: load it with --dtype bfloat16 or float32")
     if dtype == "float16" and largest > 65_504:
         raise UserError(
-            f"activations reach {largest:.3g}, beyond float16: capture with --store_dtype bfloat16 --overwrite"
+            f"activations reach {largest:.3g}, beyond float16: capture with --store_dtype bfloat16"
         )
 
 

@@ -44,6 +44,7 @@ def begin_capture(
     if process.is_main:
         begun = read_jsonl(header)
         same = bool(begun) and begun[0].get("capture") == timeless(info) and {"dtype", "share_prompts"} <= set(begun[0])
+        same = same and _stored_as_asked(info, begun[0]["dtype"])
         # A file that is gone would be made anew, empty, while the journals say that its rows are there.
         if overwrite or not same or not all(path.is_file() for path in _paths(folder).values()):
             if unfinished.is_dir():
@@ -83,14 +84,20 @@ def finish_capture(folder: TraitFolder, info: ActivationsInfo) -> None:
 def is_finished(folder: TraitFolder, info: ActivationsInfo) -> bool:
     """Whether the activations of just this capture are there."""
     try:
-        return timeless(read_activations_info(folder)) == timeless(info)
+        found = read_activations_info(folder)
     except (MissingInputError, DamagedFileError):
         return False
+    return timeless(found) == timeless(info) and _stored_as_asked(info, found.dtype)
 
 
 def timeless(info: ActivationsInfo) -> dict[str, object]:
-    """What two captures share when one can stand for the other."""
+    """What two captures share when one can stand for the other, but for the precision of the files."""
     return {key: value for key, value in asdict(info).items() if key not in ("versions", "dtype")}
+
+
+def _stored_as_asked(info: ActivationsInfo, stored: str) -> bool:
+    """Whether files of this precision will do: any where none was asked for."""
+    return info.dtype in ("", stored)
 
 
 def _paths(folder: TraitFolder) -> dict[str, Path]:

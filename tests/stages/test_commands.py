@@ -1,5 +1,6 @@
 """Stages 1 and 2 as commands, on a tiny model: what they write, that they resume exactly, and what they refuse."""
 
+import dataclasses
 import json
 import os
 import random
@@ -276,3 +277,38 @@ def test_changed_responses_are_not_taken_for_those_that_were_captured(lab, gener
     path.write_text(path.read_text().replace("Why?", "Why not?"))
     with pytest.raises(UserError, match="has changed since its activations were captured"):
         read_activations(lab.trait("alpha"))
+
+
+def test_a_precision_asked_for_replaces_activations_of_another_and_none_keeps_what_is_there(lab, generate):
+    generate("--trait", "alpha")
+
+    def stored(*arguments):
+        said = script(STAGE_2, "--trait", "alpha", "--device", "cpu", *arguments, lab=lab).stderr
+        tensor = load_file(lab.trait("alpha").activations_dir / "pos.safetensors")["activations"]
+        assert str(tensor.dtype) == f"torch.{read_activations(lab.trait('alpha')).info.dtype}"
+        return tensor.dtype, "are there already" in said
+
+    assert stored() == (torch.float16, False)
+    assert stored("--store_dtype", "float32") == (torch.float32, False)
+    assert stored("--store_dtype", "float32") == (torch.float32, True)
+    assert stored() == (torch.float32, True)
+
+
+def test_an_interrupted_capture_goes_on_only_in_the_precision_asked_for(lab):
+    from extraction.capture_files import Decided, begin_capture
+    from extraction.distributed import Process
+
+    from utils.records import POLARITIES, ActivationsInfo
+
+    values = dict.fromkeys(ActivationsInfo.__dataclass_fields__, "")
+    rows = {polarity: [0] for polarity in POLARITIES}
+    info = ActivationsInfo(**{**values, "layers": [0], "hidden_size": 4, "n_neutral_tokens": 1, "rows": rows})
+
+    def begun(asked):
+        wanted = dataclasses.replace(info, dtype=asked)
+        decided = Decided(asked or "float16", share_prompts=False)
+        return begin_capture(lab.trait("alpha"), wanted, Process(), lambda: decided, overwrite=False).decided.dtype
+
+    assert [begun(asked) for asked in ("", "float32", "", "bfloat16", "")] == [
+        "float16", "float32", "float32", "bfloat16", "bfloat16",
+    ]  # fmt: skip
