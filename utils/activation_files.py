@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.files import read_json, sha256_of_file, write_json
-from utils.records import POLARITIES, ActivationsInfo, Polarity, Response
+from utils.records import POLARITIES, ActivationsInfo, Polarity, Response, TraitDefinition
 from utils.store import Experiment, TraitFolder, responses_fingerprint
 
 if TYPE_CHECKING:
@@ -86,6 +86,17 @@ def _items(value: object) -> Iterable[tuple[Any, Any]]:
 def responses_folder(folder: TraitFolder, experiment: str) -> TraitFolder:
     """The same trait in the experiment whose responses were read."""
     return Experiment(folder.root.parent.parent, experiment).trait(folder.trait)
+
+
+def definition_behind(folder: TraitFolder, experiment: str | None) -> TraitDefinition:
+    """The trait's definition, or where it has none that of the experiment whose responses were read.
+
+    Raises:
+        MissingInputError, DefinitionError: there is none, or it is not one.
+    """
+    if experiment and not folder.definition_path.is_file():
+        folder = responses_folder(folder, experiment)
+    return folder.read_definition()
 
 
 @dataclass(frozen=True)

@@ -190,9 +190,7 @@ def _check_range(states: Tensor, dtype: StoredDtype) -> None:
     if not largest < float("inf"):
         raise UserError("the model's activations hold NaN or infinity: load it with --dtype bfloat16 or float32")
     if dtype == "float16" and largest > 65_504:
-        raise UserError(
-            f"activations reach {largest:.3g}, beyond float16: capture with --store_dtype bfloat16"
-        )
+        raise UserError(f"activations reach {largest:.3g}, beyond float16: capture with --store_dtype bfloat16")
 
 
 def _describe(
@@ -205,6 +203,8 @@ def _describe(
 ) -> ActivationsInfo:
     total = n_layers(loaded.model)
     layers = list(range(total)) if settings.layers is None else sorted(set(settings.layers))
+    if not layers:
+        raise UserError("--layers names no layer")
     if layers[-1] >= total or layers[0] < 0:
         raise UserError(f"--layers {','.join(map(str, layers))}: {loaded.name} has layers 0 to {total - 1}")
     return ActivationsInfo(

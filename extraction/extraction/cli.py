@@ -156,7 +156,7 @@ def _parser(name: str, annotation: Any) -> Callable[[str], Any]:
     kind = next(k for k in kinds if k is not type(None))
     if typing.get_origin(kind) is list:
         item = _parser(name, typing.get_args(kind)[0])
-        return lambda text: [item(part.strip()) for part in text.split(",") if part.strip()]
+        return _items(name, item)
     if typing.get_origin(kind) is typing.Literal:
         return _one_of(name, typing.get_args(kind))
     if kind is bool:
@@ -164,6 +164,16 @@ def _parser(name: str, annotation: Any) -> Callable[[str], Any]:
     if kind in (int, float):
         return _number(name, kind)
     return str
+
+
+def _items(name: str, item: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        items = [item(part.strip()) for part in text.split(",") if part.strip()]
+        if not items:  # an empty list would be read as "all" by some commands
+            raise UserError(f"--{name} names nothing, got {text!r:.60}")
+        return items
+
+    return parse
 
 
 def _one_of(name: str, choices: Sequence[str]) -> Callable[[str], str]:

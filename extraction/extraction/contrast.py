@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traitlens.folds import Folds, make_folds
-from utils.activation_files import ActivationsFile, read_activations
+from utils.activation_files import ActivationsFile, definition_behind, read_activations
 from utils.errors import DefinitionError, MissingInputError, UserError
-from utils.records import DEFAULT_THRESHOLD, Polarity, Response
+from utils.records import DEFAULT_THRESHOLD, InstructionPair, Polarity, Response
 from utils.store import TraitFolder
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, se
             "read": len(verdicts), "used": len(rows[side]), "dropped": verdicts.count(False), "unscored": unscored,
         }  # fmt: skip
     _check_not_empty(folder, counts, used)
-    examples = [(side, file.responses[side][i]) for side in SIDES for i in rows[side]]
-    return Contrast(file, rows, counts, used, _folds(folder, examples, n_folds, seed))
+    return Contrast(file, rows, counts, used, _folds(file, rows, n_folds, seed))
 
 
 def _threshold_of(folder: TraitFolder, threshold: float | None) -> float:
@@ -123,22 +122,43 @@ def _check_not_empty(folder: TraitFolder, counts: dict[Polarity, dict[str, int]]
     )
 
 
-def _folds(folder: TraitFolder, examples: Sequence[tuple[Polarity, Response]], n_folds: int, seed: int) -> Folds:
-    questions = [response.question for _, response in examples]
+def _folds(file: ActivationsFile, rows: dict[Polarity, list[int]], n_folds: int, seed: int) -> Folds:
+    trait = file.folder.trait
+    units = _instruction_units(file)
+    questions = [file.responses[side][i].question for side in SIDES for i in rows[side]]
+    instructions = [units[side][i] for side in SIDES for i in rows[side]]
     if len(set(questions)) == 1:
-        logger.warning("%s: all responses answer one question, so none can be held out", folder.trait)
-    return make_folds(questions, _instruction_pairs(folder, examples), n_folds, seed)
+        logger.warning("%s: all responses answer one question, so none can be held out", trait)
+    texts = {side: {file.responses[side][i].instruction for i in rows[side]} for side in SIDES}
+    if len(set(instructions)) == 1 and max(map(len, texts.values())) > 1:
+        logger.warning("%s: the instruction pairs share texts, so only questions are held out", trait)
+    return make_folds(questions, instructions, n_folds, seed)
 
 
-def _instruction_pairs(folder: TraitFolder, examples: Sequence[tuple[Polarity, Response]]) -> list[int]:
-    """Number of each example's instruction pair in the definition; texts it lacks are paired in order of appearance."""
+def _instruction_units(file: ActivationsFile) -> dict[Polarity, list[int]]:
+    """What is held out together with each response, per side: its instruction pair and those that share a text with it.
+
+    Texts that the definition lacks are paired in order of appearance, or are one unit where the sides' numbers differ.
+    """
     try:
-        pairs = folder.read_definition().instruction
+        pairs = definition_behind(file.folder, file.info.responses_from).instruction
     except (MissingInputError, DefinitionError):  # the activations do not need one
         pairs = ()
-    known = {side: {getattr(pair, side): i for i, pair in enumerate(pairs)} for side in SIDES}
-    numbers = []
-    for side, response in examples:
-        texts = known[side]
-        numbers.append(texts.setdefault(response.instruction, len(texts)))
-    return numbers
+    known = _units_of_pairs(pairs)
+    texts = {side: [response.instruction for response in file.responses[side]] for side in SIDES}
+    unknown = {side: [text for text in dict.fromkeys(texts[side]) if text not in known[side]] for side in SIDES}
+    paired = len(unknown["pos"]) == len(unknown["neg"])
+    for side in SIDES:
+        known[side] |= {text: len(pairs) + (i if paired else 0) for i, text in enumerate(unknown[side])}
+    return {side: [known[side][text] for text in texts[side]] for side in SIDES}
+
+
+def _units_of_pairs(pairs: Sequence[InstructionPair]) -> dict[Polarity, dict[str, int]]:
+    """Unit of each text, per side: pairs that share a text, directly or through others, are one."""
+    unit = list(range(len(pairs)))
+    for side in SIDES:
+        first: dict[str, int] = {}
+        for i, pair in enumerate(pairs):
+            joined = unit[first.setdefault(getattr(pair, side), i)]
+            unit = [joined if number == unit[i] else number for number in unit]
+    return {side: {getattr(pair, side): unit[i] for i, pair in enumerate(pairs)} for side in SIDES}

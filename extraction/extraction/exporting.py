@@ -95,6 +95,8 @@ def _chosen(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
         below = ", ".join(map(str, left_out))
         logger.info("%s: left out layer %s, which %s cannot express", folder.trait, below, settings.form)
     kept = [layer for layer in layers if layer >= lowest]
+    if not kept:
+        raise UserError(f"{folder.trait} has {main.method} vectors only at layers that {settings.form} cannot express")
     if len(kept) > 1:
         logger.info("%s: acts at %d layers, whose effects add up: begin with a small strength", folder.trait, len(kept))
     return [read_vector(folder, main.method, layer) for layer in kept]

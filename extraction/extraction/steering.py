@@ -12,13 +12,13 @@ from typing import Any
 from extraction.judging import JudgeSettings, resolve_judge
 from extraction.steering_bench import Bench, Series
 from extraction.steering_report import draw, verdict, warnings_about
-from utils.activation_files import responses_folder, spread_evenly
+from utils.activation_files import definition_behind, spread_evenly
 from utils.errors import UserError
 from utils.files import write_json
 from utils.generation import Sampling
 from utils.judge import Judge
 from utils.portable import check_model, load_model_for
-from utils.records import TraitDefinition, TraitVector
+from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
 from utils.vectors import load_vector, read_summary, read_vector
 from utils.versions import package_versions
@@ -76,7 +76,7 @@ def run_causal_check(
         experiment, trait, layer=settings.layer, method=settings.method, experiments_dir=experiments_dir
     )
     reader = _reader(folder, vector, settings.read_layer)
-    definition = _definition(folder, vector)
+    definition = definition_behind(folder, vector.metadata.get("responses_from"))
     path = Path(output) if output else folder.vectors_dir / f"steering_{vector.method}_layer{vector.layer}.json"
     if path.suffix == ".png":
         raise UserError(f"{path} is where the picture of the answers goes: give --output an ending such as .json")
@@ -95,14 +95,6 @@ def run_causal_check(
         logger.warning("%s: warning: %s", trait, warning)
     logger.info("answers: %s, picture: %s", path, path.with_suffix(".png"))
     return result
-
-
-def _definition(folder: TraitFolder, vector: TraitVector) -> TraitDefinition:
-    """The trait's definition, or that of the experiment whose responses the vector was fitted to."""
-    source = vector.metadata.get("responses_from")
-    if source and not folder.definition_path.is_file():
-        folder = responses_folder(folder, source)
-    return folder.read_definition()
 
 
 def _reader(folder: TraitFolder, vector: TraitVector, read_layer: int | None) -> TraitVector:

@@ -71,6 +71,11 @@ def test_layers_that_the_model_does_not_have_are_refused(capture, layers):
         capture(layers=layers)
 
 
+def test_an_empty_choice_of_layers_is_refused(capture):
+    with pytest.raises(UserError, match="--layers names no layer"):
+        capture(layers=())
+
+
 def test_the_precision_asked_for_is_the_files(capture):
     folder, info = capture(store_dtype="float32")
     assert info.dtype == read_activations(folder).info.dtype == "float32"

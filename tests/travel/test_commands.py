@@ -55,6 +55,15 @@ def test_all_layers_leave_except_those_that_the_form_cannot_express_which_is_sai
     assert list(read_control_vector(repeng).directions) == [1, 10, 18, 30]
 
 
+def test_layers_of_which_the_form_can_express_none_are_an_error(export, root, tmp_path):
+    trait = Experiment(root, "smollm2_demo").trait("evil")
+    write_vector(trait, random_vector(1), sidecar(1, trait="evil"))
+    write_summary(trait, [{"method": "probe", "layer": 1, "best": True}])
+    with pytest.raises(UserError, match="evil has probe vectors only at layers that gguf cannot express"):
+        export(tmp_path / "a.gguf", names=("evil",), form="gguf", all_layers=True)
+    assert not (tmp_path / "a.gguf").exists()
+
+
 def test_flags_that_contradict_each_other_or_find_nothing_are_refused(export, root, tmp_path):
     with pytest.raises(UserError, match="--all_layers and --layers contradict each other"):
         export(all_layers=True, layers=(18,))

@@ -59,6 +59,8 @@ def test_a_flag_can_be_switched_off():
         (["--experiment", "--overwrite"], "--experiment needs a value"),
         (["--traits", "a"], "--experiment is required"),
         (["--experiment", "e", "--layers", "sixteen"], "--layers must be a number of type int, got 'sixteen'"),
+        (["--experiment", "e", "--layers", ","], "--layers names nothing, got ','"),
+        (["--experiment", "e", "--traits="], "--traits names nothing, got ''"),
         (["--experiment", "e", "--context", "half"], "--context must be question or full, got 'half'"),
         (["--experiment", "e", "--overwrite=maybe"], "--overwrite must be True or False"),
     ],

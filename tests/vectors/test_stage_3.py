@@ -324,6 +324,80 @@ def test_whole_instruction_pairs_are_held_out_where_there_are_several(lab):
     assert read_vector(folder, "probe", 2).metadata["held_out"] == "4 groups of questions x 2 of instruction pairs"
 
 
+def _with_instructions(lab, texts):
+    """Rows whose instructions are these per side, each question answered under all of them."""
+    source = write_trait(lab, "source", n_pairs=2)
+    numbered = {side: enumerate(source.read_responses(side)) for side in texts}
+    return {
+        side: [dataclasses.replace(r, instruction=texts[side][i % len(texts[side])]) for i, r in numbered[side]]
+        for side in texts
+    }
+
+
+def _define(folder, pairs):
+    definition = {**DEFINITION, "instruction": [{"pos": pos, "neg": neg} for pos, neg in pairs]}
+    folder.definition_path.parent.mkdir(parents=True, exist_ok=True)
+    folder.definition_path.write_text(json.dumps(definition))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "units"),
+    [
+        ([("a", "x"), ("b", "y")], [{"a", "x"}, {"b", "y"}]),
+        ([("a", "x"), ("b", "x")], [{"a", "b", "x"}]),
+        ([("a", "x"), ("b", "y"), ("b", "x")], [{"a", "b", "x", "y"}]),
+        ([("a", "x"), ("b", "y"), ("c", "x")], [{"a", "c", "x"}, {"b", "y"}]),
+        ([], [{"a", "x"}, {"b", "y"}]),
+        ([("c", "z")], [{"a", "x"}, {"b", "y"}]),
+    ],
+    ids=str,
+)
+def test_instructions_that_share_a_text_are_held_out_together(lab, caplog, pairs, units):
+    texts = {side: sorted({pair[i] for pair in pairs} - {"z"}) for i, side in enumerate(("pos", "neg"))}
+    if len(pairs) < 2:
+        texts = {"pos": ["a", "b"], "neg": ["x", "y"]}
+    folder = write_trait(lab, "alpha", rows=_with_instructions(lab, texts))
+    _define(folder, pairs) if pairs else folder.definition_path.unlink()
+    contrast = read_contrast(folder, None, 5, 0)
+    found = {}
+    for response, unit in zip(contrast.responses, contrast.folds.instruction.tolist(), strict=True):
+        found.setdefault(unit, set()).add(response.instruction)
+    assert sorted(found.values(), key=min) == units
+    assert contrast.folds.crossed == (len(units) > 1)
+    said = "alpha: the instruction pairs share texts, so only questions are held out"
+    assert (said in caplog.text) == (len(units) == 1)
+
+
+def test_one_text_on_a_side_still_lets_questions_be_held_out(lab):
+    texts = {"pos": ["a", "b", "c"], "neg": ["x"]}
+    folder = write_trait(lab, "alpha", rows=_with_instructions(lab, texts))
+    folder.definition_path.unlink()  # nothing tells which belong together
+    run(lab, "alpha", methods=("mean_diff",), layers=(2,))
+    described = read_vector(folder, "mean_diff", 2).metadata
+    assert described["held_out"] == "5 groups of questions"
+    assert described["metrics"]["auroc"]["value"] > 0.9
+
+
+def test_pairs_are_those_of_the_experiment_whose_responses_were_read(lab, tmp_path):
+    texts = {"pos": ["a", "b"], "neg": ["y", "x"]}  # not in the order of the pairs
+    rows = _with_instructions(lab, texts)
+    source = Experiment(lab.root.parent, "source").trait("alpha")
+    _define(source, [("a", "x"), ("b", "y")])
+    folder = write_trait(lab, "alpha", rows=rows)
+    folder.definition_path.unlink()
+    for side in ("pos", "neg", "neutral"):
+        source.write_responses(side, folder.read_responses(side))
+    side_car = folder.activations_dir / "metadata.json"
+    side_car.write_text(json.dumps({**json.loads(side_car.read_text()), "responses_from": "source"}))
+    contrast = read_contrast(folder, None, 5, 0)
+    together = {
+        (r.instruction, unit) for r, unit in zip(contrast.responses, contrast.folds.instruction.tolist(), strict=True)
+    }
+    unit = dict(together)
+    assert len(together) == 4
+    assert unit["a"] == unit["x"] != unit["b"] == unit["y"]
+
+
 def _few_questions(lab, n):
     """Rows of every side whose questions are only ``n``."""
     source = write_trait(lab, "source")
