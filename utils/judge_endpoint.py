@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,8 +37,9 @@ class UnreadableAnswerError(Exception):
     """A server's answer is not what its API promises: a page, another object, half of one."""
 
 
-# What reading such an answer raises: half an object, bytes that are no text, brackets without end.
-UNREADABLE = (UnreadableAnswerError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)
+# What reading such an answer raises: half an object, bytes that are no text, a number of 5,000 digits (all three are
+# ValueError), brackets without end.
+UNREADABLE = (UnreadableAnswerError, ValueError, RecursionError)
 
 
 @dataclass

@@ -62,9 +62,11 @@ def test_passing_trouble_is_tried_again(serve, trouble):
     assert len(server.requests) == 2
 
 
-def test_an_answer_that_is_no_message_leaves_only_that_one_unscored(serve):
-    page = Reply("<html>proxy</html>", headers={"Content-Type": "text/html"})
-    verdicts, _ = grade(serve(lambda body, n: page if n == 1 else message("72")), n=3)
+@pytest.mark.parametrize(
+    "answer", [Reply("<html>proxy</html>", headers={"Content-Type": "text/html"}), Reply(f'{{"id": {"9" * 5000}}}')]
+)
+def test_an_answer_that_is_no_message_leaves_only_that_one_unscored(serve, answer):
+    verdicts, _ = grade(serve(lambda body, n: answer if n == 1 else message("72")), n=3)
     assert [v.score for v in verdicts] == [72.0, None, 72.0]
 
 

@@ -187,7 +187,7 @@ def test_passing_trouble_is_tried_again(ask, trouble):
 @pytest.mark.parametrize(
     "trouble",
     [Reply(CUT), error(500, "worker crashed"), Reply('{"choices": [{"mess'), Reply("<html>proxy</html>"),
-     Reply({"choices": []}), Reply({"detail": "ok"}), Reply("<html>", headers={"Content-Type": "text/html"}),
+     Reply(f'{{"created": {"9" * 5000}}}'), Reply({"choices": []}), Reply({"detail": "ok"}), Reply("<html>", headers={"Content-Type": "text/html"}),
      Reply({"choices": [{"message": {"content": "5"}, "logprobs": {"content": [{"token": "5", "top_logprobs": 3}]}}]})],
 )  # fmt: skip
 def test_trouble_with_one_answer_leaves_only_that_one_unscored(ask, trouble):

@@ -89,6 +89,7 @@ def test_an_answer_cut_by_the_server_is_counted(generate, caplog):
         (error(400, "temperature is not allowed"), "400: temperature is not allowed"),
         (Reply("<html>"), "not a chat completion"),
         (Reply({"choices": []}), "not a chat completion"),
+        (Reply(f'{{"created": {"9" * 5000}}}'), "not a chat completion"),
     ],
 )
 def test_a_server_that_fails_is_named_and_what_was_finished_is_kept(generate, failure, said):
