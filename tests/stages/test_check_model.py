@@ -1,11 +1,13 @@
+import logging
 import subprocess
 import sys
 
 import pytest
-from extraction.check_model import check_loaded
+from extraction.check_model import check_loaded, check_model
 
 from tests.conftest import ARCHITECTURES, small_model
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.tiny_tokenizer import CHAT, tiny_tokenizer
+from utils.errors import UserError
 from utils.models import LoadedModel
 
 
@@ -41,6 +43,23 @@ def test_a_second_bos_is_found_out():
     tokenizer = tiny_tokenizer("{{ bos_token }}{{ bos_token }}{{ messages[0]['content'] }}")
     loaded = LoadedModel(small_model("llama"), tokenizer, "double", "double", None)
     assert "one BOS" in _failing(loaded)
+
+
+def test_a_tokenizer_without_bos_needs_none():
+    tokenizer = tiny_tokenizer(CHAT.removeprefix("{{ bos_token }}"))
+    tokenizer.bos_token = None
+    loaded = LoadedModel(small_model("llama"), tokenizer, "none", "none", None)
+    (finding,) = (f for f in check_loaded(loaded) if f.name == "one BOS")
+    assert (finding.holds, finding.seen) == (True, "the model has none")
+
+
+def test_a_failed_check_fails_the_command_by_name(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    small_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer(CHAT.replace("{{ bos_token }}", "{{ bos_token }}{{ bos_token }}")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="1 of 8 checks failed: one BOS"):
+        check_model(str(tmp_path), device="cpu")
+    assert "FAIL one BOS" in caplog.text
 
 
 def test_hidden_states_that_are_not_what_the_blocks_pass_on_are_found_out():

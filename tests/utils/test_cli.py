@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 import time
@@ -85,6 +86,31 @@ def test_a_users_mistake_inside_the_command_is_one_line_without_traceback(capsys
     assert capsys.readouterr().err == "error: the file is gone\n"
 
 
+def _ended_by(error):
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(command, [])
+    return ended.value.code
+
+
+def test_a_full_disk_or_a_missing_package_is_one_line_with_the_remedy(capsys):
+    assert _ended_by(OSError(errno.ENOSPC, "No space left on device", "a.csv")) == 1
+    assert capsys.readouterr().err.startswith("error: a.csv: No space left on device. ")
+    assert _ended_by(ModuleNotFoundError("no", name="accelerate")) == 1
+    assert capsys.readouterr().err == "error: the package 'accelerate' is missing. Run: pip install -e .\n"
+
+
+def test_an_error_of_the_system_that_no_user_can_mend_keeps_its_traceback():
+    with pytest.raises(OSError, match="I/O error"):
+        _ended_by(OSError(errno.EIO, "I/O error"))
+
+
+def test_an_interrupted_command_ends_as_shells_expect():
+    assert _ended_by(KeyboardInterrupt()) == 130
+
+
 def test_every_command_finds_the_keys_of_the_env_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", "")  # so that what the command sets is taken back
@@ -127,6 +153,9 @@ def test_other_traits_go_on_after_one_failed_and_the_failure_is_named():
     with pytest.raises(UserError, match="1 of 3 traits failed: b"):
         for_each_trait(["a", "b", "c"], work)
     assert done == [0, 2]
+    with pytest.raises(UserError, match=r"^broken$"):
+        for_each_trait(["a", "b", "c"], work, stop_at_first=True)
+    assert done == [0, 2, 0]
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "extraction").glob("[0-9]_*.py")), ids=lambda p: p.name)

@@ -60,6 +60,12 @@ def test_texts_without_a_word_give_no_score():
     assert scores.isnan().all()
 
 
+def test_a_side_that_training_lacks_gives_no_score():
+    labels = torch.tensor([True, False] * 2)
+    scores = bag_of_words_scores(["yes", "no"] * 2, labels, make_folds(["a", "b", "a", "b"], n_folds=2))
+    assert scores.isnan().all()
+
+
 def test_marks_and_scripts_without_spaces_count_as_words():
     labels = torch.arange(40) < 20
     folds = make_folds([i % 10 for i in range(40)])

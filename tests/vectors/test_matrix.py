@@ -1,6 +1,7 @@
 """Each trait's vector on each trait's responses."""
 
 import csv
+import dataclasses
 import logging
 import shutil
 
@@ -10,7 +11,7 @@ from extraction.vectors import FitSettings, extract_vectors
 from safetensors.torch import load_file, save_file
 
 from tests.vectors.conftest import write_trait
-from utils.activation_files import TENSOR, activations_path
+from utils.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
 from utils.errors import UserError
 from utils.vectors import read_vector
 
@@ -74,6 +75,22 @@ def test_the_off_diagonal_is_the_vector_on_the_other_trait(lab):
     states = [load_file(activations_path(folders["beta"], side))[TENSOR][:, 2] for side in ("pos", "neg")]
     expected = auroc(projection(torch.cat(states), vector), torch.arange(40) < 20)
     assert float(table(lab)["alpha"]["auroc_beta"]) == pytest.approx(expected)
+
+
+def test_a_layer_that_another_trait_was_not_captured_at_is_unknown(lab):
+    write_trait(lab, "alpha", seed=1)
+    other = write_trait(lab, "beta", seed=2)
+    run(lab)
+    info = read_activations_info(other)
+    for side in ("pos", "neg", "neutral", "neutral_tokens"):
+        states = load_file(activations_path(other, side))[TENSOR]
+        save_file({TENSOR: states[:, 3:].contiguous()}, activations_path(other, side))
+    write_activations_info(other.activations_dir, dataclasses.replace(info, layers=[3, 4]))
+    extract_vectors(lab.name, ("beta",), FitSettings(methods=("mean_diff",), layers=(3,)), lab.experiments_dir)
+    rows = table(lab)
+    assert (rows["alpha"]["layer"], rows["beta"]["layer"]) == ("2", "3")
+    assert rows["alpha"]["auroc_beta"] == ""
+    assert 0 <= float(rows["beta"]["auroc_alpha"]) <= 1
 
 
 def test_one_trait_makes_no_matrix(lab):

@@ -81,3 +81,15 @@ def test_shuffled_labels_and_random_directions_are_beside_the_vector(lab):
     assert result.shuffled.mean == pytest.approx(0.5, abs=0.1)
     assert result.random.high < result.nested.value
     assert torch.isfinite(torch.tensor([result.shuffled.high, result.random.mean])).all()
+
+
+def test_shuffled_labels_off_one_half_and_a_solver_that_did_not_finish_are_said(lab):
+    write_trait(lab, "alpha", strength=6.0)
+    result = sweep_of(lab)
+    unfinished = dataclasses.replace(result.best, extras={**result.best.extras, "converged": False})
+    vectors = tuple(unfinished if v is result.best else v for v in result.vectors)
+    shuffled = dataclasses.replace(result.shuffled, mean=0.75)
+    found = warnings_about(dataclasses.replace(result, vectors=vectors, shuffled=shuffled))
+    assert [text.split(":")[0] for text in found] == [
+        "shuffled labels read 0.75 where 0.5 is right", "probe did not converge",
+    ]  # fmt: skip

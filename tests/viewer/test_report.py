@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from extraction.report import sealed, write_report
+from extraction.report import main, sealed, write_report
 
 from utils.errors import UserError
 
@@ -70,6 +70,37 @@ def test_an_infinite_score_or_nothing_at_all_is_refused(tmp_path: Path) -> None:
         write_report([samples.awkward() | {"baselines": {"refusal": float("nan")}}], tmp_path / "r.html")
     with pytest.raises(UserError, match="no results"):
         write_report([], tmp_path / "r.html")
+
+
+def test_a_folder_without_results_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match=r"runs/\*\.json not found"):
+        write_report([tmp_path / "runs"], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(("page", "said"), [("<p>no slot</p>", "no place for data"), (None, "not found")])
+def test_a_viewer_that_is_not_there_or_not_ours_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str | None, said: str
+) -> None:
+    monkeypatch.setattr("extraction.report.VIEWER", tmp_path / "visualization.html")
+    if page is not None:
+        (tmp_path / "visualization.html").write_text(page)
+    with pytest.raises(UserError, match=rf"{said}.*Restore visualization\.html"):
+        write_report([samples.awkward()], tmp_path / "report.html")
+
+
+def test_an_edited_viewer_is_sealed_again_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "visualization.html"
+    copy.write_text(
+        VIEWER.read_text(encoding="utf-8").replace("</style>", "p { color: red }</style>"), encoding="utf-8"
+    )
+    monkeypatch.setattr("extraction.report.VIEWER", copy)
+    with pytest.raises(SystemExit) as ended:
+        main(["--seal"])
+    page = copy.read_text(encoding="utf-8")
+    assert ended.value.code == 0
+    assert page == sealed(page)
+    assert page.count("color: red") == 1
 
 
 def test_the_command_takes_paths_before_and_after_its_flag(tmp_path: Path, files: dict[str, Path]) -> None:
