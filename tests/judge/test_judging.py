@@ -1,5 +1,6 @@
 """Judging a trait's files through a server over loopback."""
 
+import dataclasses
 import json
 import logging
 import time
@@ -249,6 +250,12 @@ def test_local_means_the_generation_model(caplog):
         assert resolve_judge(JudgeSettings(judge_model="local"), given).name == "local:tiny"
     with pytest.raises(UserError, match="local:MODEL"):
         resolve_judge(JudgeSettings(judge_model="local"), None)
+    other = dataclasses.replace(generation, name="org/judge")
+    asked = []
+    judge = resolve_judge(
+        JudgeSettings(judge_model="local:org/judge"), generation, lambda name: asked.append(name) or other
+    )
+    assert (judge.name, asked) == ("local:org/judge", ["org/judge"])
 
 
 @pytest.mark.parametrize("wrong", [{"judge_concurrency": 0}, {"judge_samples": 0}, {"threshold": 101}])

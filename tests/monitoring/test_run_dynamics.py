@@ -20,7 +20,7 @@ from utils.results import read_results
 from utils.store import Experiment
 from utils.terminal import TintedTokens
 from utils.transcripts import Transcript, asking
-from utils.vectors import read_vector
+from utils.vectors import read_vector, write_summary, write_vector
 
 SPECIFIED = [
     "prompt",
@@ -244,6 +244,16 @@ def test_vectors_of_another_size_or_model_are_refused(tmp_path, embedded, monkey
     write_vectors(tmp_path, SMALL)
     with pytest.raises(UserError, match="hidden size 576"):
         extraction.monitoring.load_model_of(choose_vectors(Experiment(tmp_path, "smollm2_test")))
+
+
+def test_vectors_of_two_models_are_not_scored_in_one_run(tmp_path):
+    for trait, model in (("evil", "org/one"), ("calm", "org/two")):
+        folder = Experiment(tmp_path, "mixed").trait(trait)
+        sidecar = {"trait": trait, "method": "probe", "layer": 2, "model": model, "hidden_size": 4, "baseline": 0.0}
+        write_vector(folder, torch.ones(4), sidecar)
+        write_summary(folder, [{"method": "probe", "layer": 2}])
+    with pytest.raises(UserError, match=r"different models .*(one|two).* of org/.*: name --traits of one"):
+        choose_vectors(Experiment(tmp_path, "mixed"))
 
 
 def test_the_streamed_text_of_a_batch_is_the_texts_own(small_experiments, small):

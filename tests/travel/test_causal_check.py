@@ -5,14 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 from extraction.steering import SteerSettings, run_causal_check
+from extraction.steering_bench import Bench
 from extraction.steering_report import verdict, warnings_about
 
+from tests.conftest import small_model
 from tests.travel.conftest import random_vector, sidecar
 from traitlens import DoseResponse, projection
 from utils.errors import UserError
 from utils.files import write_json
 from utils.generation import Sampling, generate_batch
+from utils.models import LoadedModel
 from utils.prompts import encode_prompt, format_prompt
+from utils.records import TraitVector
 from utils.store import Experiment
 from utils.vectors import read_vector, write_summary, write_vector
 
@@ -193,3 +197,31 @@ def test_questions_come_from_the_experiment_whose_responses_were_read_where_ther
     result = run_causal_check("smollm2_other", "sycophantic", settings, device="cpu", experiments_dir=root)
     assert [a.question for a in result.series[0].answers[0]] == QUESTIONS[:1]
     assert len(result.series) == 1
+
+
+def _bench(eos, tokenizer):
+    """Two questions to a random model that always says token 0, and so nothing at all where that is its end of turn."""
+    model = small_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    model.generation_config.eos_token_id = eos
+    vector = TraitVector("calm", "probe", 2, torch.ones(32), 0.0, {}, "m", {})
+    loaded = LoadedModel(model, tokenizer, "m", "m", None)
+    return Bench(loaded, vector, vector, ["Why?", "What?"], "{question}{answer}", None, Sampling(4, 0.0), 0)
+
+
+def test_a_model_that_says_nothing_cannot_be_checked(embedded):
+    with pytest.raises(UserError, match="m gave no answer to any of the 2 questions"):
+        _bench(0, embedded.tokenizer).try_doses([0.0, 1.0], control=False)
+
+
+def test_a_dose_that_silences_the_model_has_no_readout_and_is_not_measured_as_zero(embedded, monkeypatch):
+    bench = _bench(1, embedded.tokenizer)
+    generate = Bench._generate
+    monkeypatch.setattr(Bench, "_generate", lambda self, added: generate(self, None) if added is None else [[], [0, 0]])
+    _, (series,) = bench.try_doses([-1.0, 0.0, 1.0], control=False)
+    for answers in (series.answers[0], series.answers[2]):
+        assert (answers[0].readout, answers[0].surprise, answers[0].n_tokens) == (None, None, 0)
+        assert math.isfinite(answers[1].readout)
+    monkeypatch.setattr(Bench, "_generate", lambda self, added: generate(self, None) if added is None else [[], []])
+    with pytest.raises(UserError, match=r"left too few answers to measure .* give smaller --coefficients"):
+        bench.try_doses([-1.0, 0.0, 1.0], control=False)

@@ -1,5 +1,6 @@
 """Export and import as commands: what arrives is what left."""
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -18,7 +19,7 @@ from tests.vectors.conftest import write_trait
 from traitlens import projection
 from utils.errors import UserError
 from utils.foreign_vectors import read_steering_vector
-from utils.gguf_vectors import read_control_vector
+from utils.gguf_vectors import read_control_vector, write_control_vector
 from utils.store import Experiment
 from utils.vectors import available_vectors, load_vector, read_summary, read_vector, write_summary, write_vector
 
@@ -92,6 +93,40 @@ def test_chosen_layers_and_methods_leave_in_each_form(export, tmp_path):
     assert sorted(read_steering_vector(path, 30)) == [10, 30]
     (path,) = export(tmp_path / "b.safetensors", form="bundle", layers=(10,))
     assert {load_vector(path, method=m).layer for m in ("probe", "mean_diff")} == {10}
+
+
+def test_a_bundle_without_an_output_is_named_after_its_trait(export, root):
+    (path,) = export(form="bundle")
+    assert path == root / "smollm2_demo" / "exports" / "sycophantic.safetensors"
+
+
+def test_one_layer_that_is_left_of_all_adds_nothing_up(export, root, tmp_path, caplog):
+    trait = Experiment(root, "smollm2_demo").trait("evil")
+    for layer in (1, 18):
+        write_vector(trait, random_vector(layer), sidecar(layer, trait="evil"))
+    write_summary(trait, [{"method": "probe", "layer": 18, "best": True}, {"method": "probe", "layer": 1}])
+    caplog.set_level(logging.INFO)
+    (path,) = export(tmp_path / "a.gguf", names=("evil",), form="gguf", all_layers=True)
+    assert list(read_control_vector(path).directions) == [18]
+    assert "left out layer 1" in caplog.text
+    assert "effects add up" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layer": 12, "norm": 1.0}, "describes layer 12 at layer 10"),
+        ({"trait": "evil"}, "describes 'evil' at layer 10, not 'sycophantic'"),
+        ({"norm": None}, "traitlens.sidecars lack or spoil .*Export it again"),
+    ],
+)
+def test_a_file_of_ours_whose_side_cars_do_not_describe_it_is_refused(folder, root, tmp_path, changes, said):
+    vector = read_vector(folder, "probe", 10)
+    odd = dataclasses.replace(vector, metadata={**vector.metadata, **changes})
+    write_control_vector(tmp_path / "v.gguf", [odd], unit="unit")
+    with pytest.raises(UserError, match=said):
+        import_into("smollm2_copy", "sycophantic", str(tmp_path / "v.gguf"), experiments_dir=root)
+    assert not (root / "smollm2_copy").exists()
 
 
 def test_a_bundle_keeps_the_ranking_of_the_summary(export, tmp_path):

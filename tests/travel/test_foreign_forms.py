@@ -13,7 +13,7 @@ import torch
 from tests.travel.conftest import random_vector, sidecar
 from traitlens import HookManager, add_steering_hook
 from utils.embedded import embedded_model_folder
-from utils.errors import DamagedFileError, UserError
+from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.foreign_vectors import read_steering_vector, write_steering_vector
 from utils.gguf_vectors import read_control_vector, write_control_vector
 from utils.models import EMBEDDED_MODEL, load_model
@@ -105,6 +105,14 @@ def test_a_block_that_the_model_does_not_have_is_refused(tmp_path):
     torch.save({30: torch.ones(8)}, path)
     with pytest.raises(UserError, match=r"block 30, but the model has blocks 0\.\.29"):
         read_steering_vector(path, N_BLOCKS)
+
+
+def test_vectors_that_do_not_belong_together_make_no_steering_vector(vectors, tmp_path):
+    for chosen in ([], [vectors[0], vectors[0]], [vectors[0], replace(vectors[1], trait="evil")]):
+        with pytest.raises(UserError, match="one trait, method and model"):
+            write_steering_vector(tmp_path / "v.pt", chosen)
+    with pytest.raises(MissingInputError, match="Give the path of a saved steering vector"):
+        read_steering_vector(tmp_path / "v.pt", 30)
 
 
 def test_layer_0_cannot_be_written_for_steering_vectors(vectors, tmp_path):

@@ -54,6 +54,20 @@ def test_vectors_of_two_methods_or_twice_one_layer_do_not_share_a_file(vectors, 
     for other in (replace(vectors[0], method="ica", layer=4), vectors[0]):
         with pytest.raises(UserError, match="one trait, method and model"):
             write_control_vector(tmp_path / "vector.gguf", [*vectors, other])
+    with pytest.raises(UserError, match="no vectors to export"):
+        write_control_vector(tmp_path / "vector.gguf", [])
+
+
+def test_a_field_of_another_kind_than_it_should_be_is_one_clear_error(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "controlvector")
+    writer.add_uint32("controlvector.model_hint", 7)
+    writer.add_tensor("direction.9", np.ones(4, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(DamagedFileError, match="not a whole GGUF file"):
+        read_control_vector(tmp_path / "odd.gguf")
 
 
 def test_a_truncated_file_is_one_clear_error_wherever_it_was_cut(vectors, tmp_path):

@@ -160,6 +160,20 @@ def test_a_damaged_or_foreign_safetensors_file_is_one_clear_error(bundle, tmp_pa
         load_vector(tmp_path / "none.safetensors")
 
 
+@pytest.mark.parametrize(("traits", "said"), [((), "holds no vectors"), (("calm", "evil"), "several traits or models")])
+def test_a_bundle_of_nothing_or_of_several_traits_is_refused(tmp_path, traits, said):
+    from safetensors.torch import save_file
+
+    shared = {"method": "probe", "layer": 2, "model": "m", "hidden_size": 2, "baseline": 0.0}
+    header = {
+        "format": "traitlens vectors 1", "shared": json.dumps(shared), "ranking": json.dumps(traits),
+        "vectors": json.dumps({trait: {"trait": trait} for trait in traits}),
+    }  # fmt: skip
+    save_file({trait: torch.ones(2) for trait in traits}, tmp_path / "odd.safetensors", header)
+    with pytest.raises(DamagedFileError, match=said):
+        read_bundle(tmp_path / "odd.safetensors")
+
+
 def test_an_experiment_without_a_trait_is_asked_for_one(folder):
     with pytest.raises(UserError, match="which trait"):
         load_vector("smollm2_demo", experiments_dir=folder.root.parent.parent)

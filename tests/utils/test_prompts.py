@@ -3,7 +3,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny_tokenizer import tiny_tokenizer
-from utils.prompts import encode_prompt, encode_response, format_conversation, format_prompt, template_hash, token_texts
+from utils.errors import UserError
+from utils.prompts import (
+    encode_prompt,
+    encode_response,
+    format_conversation,
+    format_prompt,
+    system_role,
+    template_hash,
+    token_texts,
+)
 
 GEMMA_LIKE = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -47,6 +56,18 @@ def test_a_base_model_reads_question_and_answer_lines():
         {"role": "user", "content": "c"},
     ]
     assert format_conversation(tiny_tokenizer(None), conversation) == "Question: a\nAnswer: b\n\nQuestion: c\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("template", "role"), [(None, "plain format"), (GEMMA_LIKE, "user turn"), (WITH_DATE, "template")]
+)
+def test_the_place_of_an_instruction_is_said(template, role):
+    assert system_role(tiny_tokenizer(template)) == role
+
+
+def test_a_conversation_that_the_template_refuses_is_one_clear_error():
+    with pytest.raises(UserError, match="chat template refuses this conversation: no"):
+        format_prompt(tiny_tokenizer("{{ raise_exception('no') }}"), "Why?")
 
 
 def test_templates_are_told_apart_by_their_hash():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
-from utils.files import append_jsonl, read_jsonl, write_json
+from utils.files import append_jsonl, parse_json, read_jsonl, remove_leftovers, write_json
 from utils.records import Response
 from utils.store import Experiment, parse_definition
 
@@ -156,6 +156,25 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         write_json(path, {"x": float("nan")})
     assert json.loads(path.read_text()) == {"x": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path):
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for name in (".a.csv.123.partial", "a.csv", "b.partial"):
+        (folder / name).write_text("x")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["a.csv", "b.partial"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("1e999", "the number 1e999 is too large"), ("NaN", "NaN is not a number"), ('"\\ud800"', "half a character"),
+     ("[" * 10_000, "nested too deeply"), ("[1,]", "line 1, column 4")],
+)  # fmt: skip
+def test_json_that_holds_what_json_cannot_is_refused(text, said):
+    with pytest.raises(ValueError, match=said):
+        parse_json(text)
 
 
 def test_a_line_torn_by_a_crash_is_left_out_and_does_not_swallow_the_next(tmp_path):

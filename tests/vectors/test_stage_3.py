@@ -20,7 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.vectors.conftest import DEFINITION, HIDDEN, N_LAYERS, write_trait
 from traitlens import METHODS, Calibration, GradientMethod, projection
-from utils.activation_files import TENSOR, activations_path
+from utils.activation_files import (
+    TENSOR,
+    activations_path,
+    read_activations,
+    read_activations_info,
+    write_activations_info,
+)
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.store import Experiment
 from utils.vectors import load_vector, read_summary, read_vector, write_summary, write_vector
@@ -469,3 +475,32 @@ def test_every_summary_row_is_complete(full):
     assert all(math.isfinite(float(row[figure])) for row in rows for figure in figures)
     aurocs = [float(row["auroc"]) for row in rows[1:]]
     assert aurocs == sorted(aurocs, reverse=True)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_no_vector_with_nan_or_infinity_reaches_a_file(lab, bad):
+    folder = lab.trait("alpha")
+    with pytest.raises(UserError, match="probe gave NaN or infinity for alpha at layer 2"):
+        write_vector(folder, torch.tensor([1.0, bad]), {"method": "probe", "layer": 2})
+    assert not folder.vectors_dir.exists()
+
+
+def test_activations_that_are_not_what_their_side_car_describes_are_refused(lab):
+    folder = write_trait(lab, "alpha")
+    path = activations_path(folder, "pos")
+    states = load_file(path)[TENSOR]
+    save_file({TENSOR: states[:, :3].contiguous()}, path)
+    with pytest.raises(UserError, match=r"has shape \[20, 3, 24\] where the side-car says \[20, 5, 24\]"):
+        read_activations(folder).layer("pos", 2)
+    with pytest.raises(UserError, match="layer 9 of alpha was not captured"):
+        read_activations(folder).layer("pos", 9)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"pos\.safetensors"):
+        read_activations(folder).layer("pos", 2)
+    write_activations_info(folder.activations_dir, read_activations_info(folder))  # now with the files' fingerprints
+    path.write_bytes(b"x")
+    with pytest.raises(UserError, match=r"is not the file that metadata\.json beside it describes"):
+        read_activations(folder)
+    path.unlink()
+    with pytest.raises(MissingInputError, match=r"pos\.safetensors not found"):
+        read_activations(folder)
