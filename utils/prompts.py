@@ -42,7 +42,7 @@ def format_conversation(tokenizer: Any, messages: Sequence[Message]) -> str:
     """The text of a conversation whose next turn is the assistant's; ``format_prompt`` says how system messages go.
 
     Raises:
-        UserError: the model's template refuses such a conversation.
+        UserError: the model's template refuses such a conversation, or writes nothing for it.
     """
     template = _template_of(tokenizer)
     messages = [dict(m) for m in messages]
@@ -135,9 +135,12 @@ def _rendered(tokenizer: Any, messages: Sequence[Message]) -> str:
     from jinja2.exceptions import TemplateError
 
     try:
-        return _render(tokenizer, messages)
+        text = _render(tokenizer, messages)
     except TemplateError as error:
         raise UserError(f"the model's chat template refuses this conversation: {error}") from error
+    if not text:
+        raise UserError("the model's chat template writes nothing for this conversation")
+    return text
 
 
 def _render(tokenizer: Any, messages: Sequence[Message]) -> str:

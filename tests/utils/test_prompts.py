@@ -65,7 +65,9 @@ def test_the_place_of_an_instruction_is_said(template, role):
     assert system_role(tiny_tokenizer(template)) == role
 
 
-def test_a_conversation_that_the_template_refuses_is_one_clear_error():
+def test_a_conversation_that_the_template_refuses_or_drops_is_one_clear_error():
+    with pytest.raises(UserError, match="chat template writes nothing for this conversation"):
+        format_prompt(tiny_tokenizer("{% if messages | length > 7 %}more{% endif %}"), "Why?")
     with pytest.raises(UserError, match="chat template refuses this conversation: no"):
         format_prompt(tiny_tokenizer("{{ raise_exception('no') }}"), "Why?")
 
