@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from extraction.contrast import Contrast, read_contrast
+from extraction.matrix import write_matrix
 from extraction.sweep import clusters
 from traitlens.calibration import midpoint_baseline, neutral_scale
 from traitlens.compute import projection
@@ -53,7 +54,8 @@ def import_into(
     """
     if not re.fullmatch(r"\w{1,99}", method):
         raise UserError(f"--method must be letters, digits and '_', got {method!r}")
-    folder = Experiment(Path(experiments_dir), experiment).trait(trait)
+    lab = Experiment(Path(experiments_dir), experiment)
+    folder = lab.trait(trait)
     form = _form_of(source) if form == "auto" else form
     if form == "bundle":
         vectors = _of_bundle(source, trait, model)
@@ -63,9 +65,14 @@ def import_into(
         there = [str(p) for v in vectors if (p := vector_path(folder, v.method, v.layer)).exists()]
         if there and not overwrite:
             raise UserError(f"{there[0]} is there already ({len(there)} in all): give --overwrite or another --method")
+        before = _best_place(folder)
         for vector in vectors:
             write_vector(folder, vector.vector, vector.metadata)
         _add_to_summary(folder, vectors)
+        best = _best_place(folder)
+    is_new = best != before or best in {(v.method, v.layer) for v in vectors}
+    if before is not None and is_new and lab.matrix_path.exists():
+        write_matrix(lab)  # the one that is there is of the vector before
     layers = ", ".join(str(v.layer) for v in vectors) if len(vectors) < 8 else f"{len(vectors)} layers and methods"
     logger.info("%s: imported %s (layers: %s) of %s", trait, vectors[0].method, layers, vectors[0].model)
     if any(v.baseline is None for v in vectors):
@@ -201,6 +208,14 @@ def _add_to_summary(folder: TraitFolder, vectors: Sequence[TraitVector]) -> None
     rows = [*kept, *(_row(v, has_best) for v in vectors)]
     rows.sort(key=lambda row: (row.get("best") is not True, -_known(row.get("auroc"))))
     write_summary(folder, rows)
+
+
+def _best_place(folder: TraitFolder) -> tuple[str, int] | None:
+    """Method and layer of the first vector of the summary; None where there is no summary."""
+    if not summary_path(folder).is_file():
+        return None
+    first = read_summary(folder)[0]
+    return str(first["method"]), int(first["layer"])
 
 
 def _row(vector: TraitVector, has_best: bool) -> dict[str, Any]:

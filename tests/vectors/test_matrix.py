@@ -7,12 +7,14 @@ import shutil
 
 import pytest
 import torch
+from extraction.importing import import_into
 from extraction.vectors import FitSettings, extract_vectors
 from safetensors.torch import load_file, save_file
 
 from tests.vectors.conftest import write_trait
 from utils.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
 from utils.errors import UserError
+from utils.portable import write_bundle
 from utils.vectors import read_vector
 
 SETTINGS = FitSettings(methods=("mean_diff",), layers=(2,))
@@ -141,3 +143,22 @@ def test_a_matrix_that_cannot_be_made_again_does_not_stay(lab, caplog):
     assert not lab.matrix_path.with_suffix(".png").exists()
     assert "beta has vectors but no activations here: left out of the matrix" in caplog.text
     assert "no matrix: it needs two traits" in caplog.text
+
+
+def test_an_import_over_the_best_vector_makes_the_matrix_again_and_another_import_leaves_it(lab, tmp_path):
+    alpha = write_trait(lab, "alpha", seed=1, strength=6.0)
+    write_trait(lab, "beta", seed=2, strength=6.0)
+    run(lab)
+    best = read_vector(alpha, "mean_diff", 2)
+    before = float(table(lab)["alpha"]["auroc_beta"]), lab.matrix_path.stat().st_mtime_ns
+    write_bundle(
+        tmp_path / "other.safetensors",
+        [dataclasses.replace(best, method="imported", metadata={**best.metadata, "method": "imported", "best": False})],
+    )
+    import_into(lab.name, "alpha", str(tmp_path / "other.safetensors"), experiments_dir=lab.experiments_dir)
+    assert lab.matrix_path.stat().st_mtime_ns == before[1]
+    write_bundle(tmp_path / "turned.safetensors", [dataclasses.replace(best, vector=-best.vector)])
+    import_into(
+        lab.name, "alpha", str(tmp_path / "turned.safetensors"), overwrite=True, experiments_dir=lab.experiments_dir
+    )
+    assert float(table(lab)["alpha"]["auroc_beta"]) == pytest.approx(1 - before[0])
