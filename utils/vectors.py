@@ -195,6 +195,11 @@ def read_summary(folder: TraitFolder) -> list[dict[str, Any]]:
     return rows
 
 
+def ranked_places(folder: TraitFolder) -> list[tuple[str, int]]:
+    """Method and layer of every vector in the summary, best first; raises as ``read_summary`` does."""
+    return [(str(row["method"]), row["layer"]) for row in read_summary(folder)]
+
+
 def choose_place(
     ranked: Sequence[tuple[str, int]], model: str, layer: int | None, method: str | None
 ) -> tuple[str, int] | None:
@@ -247,7 +252,7 @@ def load_vector(
 def _load_local(folder: TraitFolder, layer: int | None, method: str | None) -> TraitVector:
     if layer is not None and method is not None:
         return read_vector(folder, method, layer)
-    ranked = [(str(row["method"]), int(row["layer"])) for row in read_summary(folder)]
+    ranked = ranked_places(folder)
     first = read_vector(folder, *ranked[0])
     place = choose_place(ranked, first.model, layer, method)
     if place is None:

@@ -18,7 +18,7 @@ from utils.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Unit, write_control_v
 from utils.portable import SUFFIX, Bundle, write_bundle
 from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
-from utils.vectors import available_vectors, card_path, load_vector, read_summary, read_vector
+from utils.vectors import available_vectors, card_path, load_vector, ranked_places, read_vector
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _chosen(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
 
 
 def _ranked(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
-    measured = [(str(row["method"]), int(row["layer"])) for row in read_summary(folder)]
+    measured = ranked_places(folder)
     places = [*measured, *(place for place in available_vectors(folder) if place not in measured)]
     methods, layers = settings.method, settings.layers
     kept = [(m, n) for m, n in places if methods in (None, m) and (layers is None or n in layers)]

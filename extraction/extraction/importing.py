@@ -25,7 +25,15 @@ from utils.models import model_of_experiment, same_model
 from utils.portable import is_portable, load_bundle
 from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
-from utils.vectors import read_summary, summary_path, trait_vector, vector_path, write_summary, write_vector
+from utils.vectors import (
+    ranked_places,
+    read_summary,
+    summary_path,
+    trait_vector,
+    vector_path,
+    write_summary,
+    write_vector,
+)
 from utils.versions import package_versions
 
 if TYPE_CHECKING:
@@ -212,10 +220,7 @@ def _add_to_summary(folder: TraitFolder, vectors: Sequence[TraitVector]) -> None
 
 def _best_place(folder: TraitFolder) -> tuple[str, int] | None:
     """Method and layer of the first vector of the summary; None where there is no summary."""
-    if not summary_path(folder).is_file():
-        return None
-    first = read_summary(folder)[0]
-    return str(first["method"]), int(first["layer"])
+    return ranked_places(folder)[0] if summary_path(folder).is_file() else None
 
 
 def _row(vector: TraitVector, has_best: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from utils.files import replacing
 from utils.models import same_model
 from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
-from utils.vectors import read_summary, read_vector, vector_path
+from utils.vectors import ranked_places, read_vector, vector_path
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,7 @@ def write_matrix(lab: Experiment) -> Matrix | None:
 
 
 def _best_vector(folder: TraitFolder) -> TraitVector:
-    best = read_summary(folder)[0]
-    return read_vector(folder, str(best["method"]), int(best["layer"]))
+    return read_vector(folder, *ranked_places(folder)[0])
 
 
 def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> Matrix:

@@ -20,7 +20,7 @@ from utils.judge import Judge
 from utils.portable import check_model, load_model_for
 from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
-from utils.vectors import load_vector, read_summary, read_vector
+from utils.vectors import load_vector, ranked_places, read_vector
 from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def run_causal_check(
 
 def _reader(folder: TraitFolder, vector: TraitVector, read_layer: int | None) -> TraitVector:
     """The vector that reads the answers: at the layer asked for, or the best at any other than the steered layer."""
-    ranked = [(str(row["method"]), int(row["layer"])) for row in read_summary(folder)]
+    ranked = ranked_places(folder)
     if read_layer is None:
         places = [place for place in ranked if place[1] != vector.layer]
     else:
