@@ -183,7 +183,9 @@ def read_summary(folder: TraitFolder) -> list[dict[str, Any]]:
     path, remedy = summary_path(folder), folder.command("3_extract_vectors.py")
     read_text(path, remedy)
     try:
-        rows: list[dict[str, Any]] = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
+        # Methods may be called "NA" or "007"; only an empty cell is unknown.
+        table = pd.read_csv(path, dtype={"method": str}, keep_default_na=False, na_values=[""])
+        rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
     except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
         raise DamagedFileError(path, "not a CSV table", remedy) from error
     if not rows or not {"method", "layer"} <= set(rows[0]):
@@ -197,7 +199,7 @@ def read_summary(folder: TraitFolder) -> list[dict[str, Any]]:
 
 def ranked_places(folder: TraitFolder) -> list[tuple[str, int]]:
     """Method and layer of every vector in the summary, best first; raises as ``read_summary`` does."""
-    return [(str(row["method"]), row["layer"]) for row in read_summary(folder)]
+    return [(row["method"], row["layer"]) for row in read_summary(folder)]
 
 
 def choose_place(

@@ -181,6 +181,22 @@ def test_an_imported_foreign_vector_gives_the_scores_of_projecting_by_hand(root,
     torch.testing.assert_close(torch.tensor(record.trait_scores["agreeing"]), by_hand, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["NA", "007", "1e5", "None"])
+def test_a_method_whose_name_a_table_would_take_for_a_number_or_nothing_is_found_again(root, tmp_path, method):
+    torch.save({3: torch.ones(576)}, tmp_path / "foreign.pt")
+    for _ in range(2):
+        import_into(
+            "smollm2_foreign",
+            "agreeing",
+            str(tmp_path / "foreign.pt"),
+            method=method,
+            overwrite=True,
+            experiments_dir=root,
+        )
+    assert load_vector("smollm2_foreign", "agreeing", experiments_dir=root).method == method
+    assert len(read_summary(Experiment(root, "smollm2_foreign").trait("agreeing"))) == 1
+
+
 def test_a_foreign_vector_without_activations_has_no_zero_and_the_log_says_so(root, tmp_path, caplog):
     torch.save({3: torch.ones(576)}, tmp_path / "foreign.pt")
     with caplog.at_level(logging.WARNING):
