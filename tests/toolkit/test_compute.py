@@ -9,6 +9,7 @@ from traitlens import (
     normalize_vectors,
     projection,
 )
+from traitlens.compute import fault_of_vector
 
 
 def test_projection_is_the_documented_formula():
@@ -35,12 +36,14 @@ def test_a_short_vector_is_no_zero_vector(length):
     torch.testing.assert_close(projection(torch.tensor([3.0, 4.0]), torch.tensor([0.0, length])), torch.tensor(4.0))
 
 
-def test_several_vectors_at_once_are_refused():
+def test_several_vectors_at_once_or_a_single_number_are_refused():
+    with pytest.raises(ValueError, match=r"shape \[\] .* wanted \[hidden\]"):
+        projection(torch.ones(3, 1), torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"shape \[2, 2\] .* wanted \[hidden\]"):
         projection(torch.ones(3, 2), torch.ones(2, 2))
 
 
-@pytest.mark.parametrize(("shape", "size"), [((4, 576), 768), ((4,), 5), ((), 1)])
+@pytest.mark.parametrize(("shape", "size"), [((4, 576), 768), ((4, 768), 576), ((4,), 5), ((), 1)])
 def test_a_size_mismatch_names_both_shapes(shape, size):
     with pytest.raises(ValueError, match="wanted") as error:
         projection(torch.zeros(shape), torch.ones(size))
@@ -83,6 +86,9 @@ def test_mean_difference_is_of_each_class_mean_and_in_float32():
         (torch.ones(2, 4), torch.zeros(0, 4), "^neg has no examples"),
         (torch.ones(4, 4, 4), torch.ones(2, 4), "^pos is .*wanted"),
         (torch.ones(2, 0), torch.ones(2, 0), "^pos is .*wanted"),
+        (torch.ones(4), torch.ones(2, 4), "^pos is .*wanted"),
+        (torch.ones(2, 4), torch.ones(4), "^pos is .*wanted"),
+        (torch.ones(2, 5), torch.ones(2, 4), "^pos is .*wanted"),
         (torch.ones(2, 4), torch.ones(4, 4, 4), "^pos is .*wanted"),
         (torch.tensor([[1.0, float("inf")]]), torch.ones(1, 2), "^pos activations hold NaN"),
         (torch.ones(2, 4), torch.ones(2, 5), r"\[2, 4\] and neg is \[2, 5\]"),
@@ -135,7 +141,7 @@ def test_cosines_are_taken_pair_by_pair_and_against_one_vector():
     torch.testing.assert_close(cosine_similarity(a, b[0]), expected(a, b[0], dim=-1))
 
 
-@pytest.mark.parametrize(("a", "b"), [((2, 3), (2, 4)), ((1,), (5,)), ((5,), (2, 1))])
+@pytest.mark.parametrize(("a", "b"), [((2, 3), (2, 4)), ((1,), (5,)), ((5,), (2, 1)), ((), (5,)), ((5,), ()), ((), ())])
 def test_the_cosine_of_vectors_of_different_sizes_is_refused(a, b):
     with pytest.raises(ValueError, match=r"vectors have shapes .* wanted \[\.\.\., hidden\] twice"):
         cosine_similarity(torch.ones(a), torch.ones(b))
@@ -147,3 +153,36 @@ def test_each_vector_is_normalised_by_its_own_size():
     assert normalize_vectors(torch.tensor([3.0, 4.0], dtype=torch.float16)).dtype == torch.float32
     with pytest.raises(ValueError, match="zero vector"):
         normalize_vectors(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("dim", [2, 3, -3, -4])
+def test_a_trajectory_without_the_dimension_asked_for_is_refused(dim):
+    with pytest.raises(ValueError, match=rf"\[2, 3\] has no dimension {dim}"):
+        compute_derivative(torch.ones(2, 3), dim=dim)
+
+
+def test_dimensions_of_a_trajectory_count_from_either_end():
+    rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    for from_start, from_end in ((0, -2), (1, -1)):
+        assert torch.equal(compute_derivative(rows, dim=from_start), compute_derivative(rows, dim=from_end))
+    assert not torch.equal(compute_derivative(rows, dim=0)[:2, :3], compute_derivative(rows, dim=1)[:2, :3])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
+def test_there_is_nothing_to_normalise_without_a_hidden_dimension(shape):
+    with pytest.raises(ValueError, match=r"wanted vectors \[\.\.\., hidden\]"):
+        normalize_vectors(torch.ones(shape))
+
+
+def test_a_vector_of_one_feature_and_no_vectors_at_all_are_normalised():
+    assert normalize_vectors(torch.tensor([[-7.0]])).tolist() == [[-1.0]]
+    assert normalize_vectors(torch.ones(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("vector", "fault"),
+    [(torch.ones(3), None), (torch.tensor(1.0), "shape []"), (torch.ones(1, 3), "shape [1, 3]"),
+     (torch.tensor([1.0, float("nan")]), "NaN or infinity"), (torch.tensor([1.0, -float("inf")]), "NaN or infinity")],
+)  # fmt: skip
+def test_what_is_wrong_with_a_vector_is_said_in_words(vector, fault):
+    assert fault_of_vector(vector) == fault
