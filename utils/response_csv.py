@@ -36,9 +36,9 @@ def read_responses_csv(path: Path, remedy: str) -> list[Response]:
     """Responses of a CSV with at least the documented columns; "NA" and the like are text, an empty score is None."""
     import pandas as pd
 
-    short = _short_row(read_text(path, remedy))
-    if short:
-        raise DamagedFileError(path, short, remedy)
+    uneven = _uneven_row(read_text(path, remedy))
+    if uneven:
+        raise DamagedFileError(path, uneven, remedy)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -49,16 +49,20 @@ def read_responses_csv(path: Path, remedy: str) -> list[Response]:
     return [_response_of(row, path, i, remedy) for i, row in enumerate(table.to_dict("records"))]
 
 
-def _short_row(text: str) -> str | None:
-    """What is wrong with the first row that ends early, which pandas would fill up with empty cells."""
+def _uneven_row(text: str) -> str | None:
+    """What is wrong with the first row that is not as wide as the header.
+
+    pandas would fill a row that ends early up with empty cells, and shift all rows of a table whose first is too long.
+    """
     limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     width = 0
     try:
         # What this reader refuses, as NUL in Python 3.10, pandas reads or explains.
         with contextlib.suppress(csv.Error):
             for number, row in enumerate(csv.reader(io.StringIO(text, newline=""))):
-                if row and len(row) < width:
-                    return f"row {number} has {len(row)} cells where the header has {width}: the file was cut or edited"
+                if row and width and len(row) != width:
+                    found = f"row {number} has {len(row)} cells where the header has {width}"
+                    return f"{found}: the file was cut or edited, or a text with commas lacks its quotation marks"
                 width = width or len(row)
     finally:
         csv.field_size_limit(limit)

@@ -20,6 +20,24 @@ _CODES: dict[StoredDtype, tuple[str, type]] = {
 }
 
 
+def is_laid_out(path: Path, name: str, shape: tuple[int, ...], dtype: StoredDtype) -> bool:
+    """Whether ``RowWriter`` would open the file as it is, with the rows that were written, and not make it anew."""
+    beginning, n_bytes = _layout(name, shape, dtype)
+    if not path.is_file() or path.stat().st_size != len(beginning) + n_bytes:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(beginning)) == beginning
+
+
+def _layout(name: str, shape: tuple[int, ...], dtype: StoredDtype) -> tuple[bytes, int]:
+    """What such a file begins with, and the number of bytes that follow."""
+    code, item = _CODES[dtype]
+    n_bytes = int(np.prod(shape)) * np.dtype(item).itemsize
+    header = json.dumps({name: {"dtype": code, "shape": list(shape), "data_offsets": [0, n_bytes]}}).encode()
+    header += b" " * (-len(header) % 8)  # the format wants data aligned to 8 bytes
+    return len(header).to_bytes(8, "little") + header, n_bytes
+
+
 class RowWriter:
     """A file with one tensor of known shape, whose rows are written in any order and by several processes.
 
@@ -32,17 +50,14 @@ class RowWriter:
 
     def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: StoredDtype) -> None:
         self.dtype = dtype
-        code, item = _CODES[dtype]
-        n_bytes = int(np.prod(shape)) * np.dtype(item).itemsize
-        header = json.dumps({name: {"dtype": code, "shape": list(shape), "data_offsets": [0, n_bytes]}}).encode()
-        header += b" " * (-len(header) % 8)  # the format wants data aligned to 8 bytes
-        offset = 8 + len(header)
-        if not path.is_file() or path.stat().st_size != offset + n_bytes:
+        self._item = _CODES[dtype][1]
+        beginning, n_bytes = _layout(name, shape, dtype)
+        self._offset = len(beginning)
+        if not is_laid_out(path, name, shape, dtype):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
-                file.write(len(header).to_bytes(8, "little") + header)
-                file.truncate(offset + n_bytes)
-        self._item, self._offset = item, offset
+                file.write(beginning)
+                file.truncate(len(beginning) + n_bytes)
         self._row_bytes = n_bytes // shape[0] if n_bytes else 0
         # Not a memory map: on a full disk writing to one kills the process, where writing to a file says what is wrong.
         self._file = path.open("r+b", buffering=0)

@@ -95,13 +95,7 @@ def _rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
     """The rows of a file, each with a name for messages about it."""
     kind = path.suffix.lower()
     if kind == ".csv":
-        text = read_text(path, remedy)
-        csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as it likes
-        try:
-            for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1):
-                yield f"row {number}", row
-        except csv.Error as error:
-            raise DamagedFileError(path, f"not a CSV table ({error})", remedy) from error
+        yield from _csv_rows(path, remedy)
     elif kind == ".jsonl":
         for number, line in enumerate(read_text(path, remedy).split("\n"), start=1):
             if line.strip():
@@ -117,6 +111,19 @@ def _rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
         yield from ((f"entry {i}", item) for i, item in enumerate(items, start=1))
     else:
         raise UserError(f"{path}: cannot tell the format from the ending {kind!r}. {remedy}")
+
+
+def _csv_rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
+    text = read_text(path, remedy)
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as it likes
+    try:
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1):
+            if any(row.get(None) or ()):  # cells that no column is named for
+                problem = f"row {number} has more cells than the header: put texts with commas in quotation marks"
+                raise DamagedFileError(path, problem, remedy)
+            yield f"row {number}", row
+    except csv.Error as error:
+        raise DamagedFileError(path, f"not a CSV table ({error})", remedy) from error
 
 
 def _prompt_of(path: Path, place: str, row: Any) -> Transcript:

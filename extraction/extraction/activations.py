@@ -16,6 +16,7 @@ from extraction.capture_files import (
     Decided,
     batches_done,
     begin_capture,
+    clear_journals,
     finish_capture,
     is_finished,
     journal_path,
@@ -88,6 +89,8 @@ def capture_activations(
     info = _describe(source, loaded, settings, kept, examples, n_neutral_tokens)
     if not overwrite and is_finished(folder, info):
         logger.info("%s: these activations are there already", folder.trait)
+        if process.is_main:
+            clear_journals(folder)  # of a run that was killed while it cleared them
         progress(len(examples))
         return info
     begun = begin_capture(

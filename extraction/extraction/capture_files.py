@@ -10,11 +10,11 @@ from pathlib import Path
 
 from extraction.distributed import Process
 from utils.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
-from utils.errors import DamagedFileError, MissingInputError
+from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.files import append_jsonl, read_jsonl
 from utils.records import POLARITIES, ActivationsInfo
 from utils.store import TraitFolder
-from utils.tensor_file import RowWriter, StoredDtype
+from utils.tensor_file import RowWriter, StoredDtype, is_laid_out
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,12 @@ def begin_capture(
     unfinished = folder.unfinished_activations_dir
     header = unfinished / "settings.jsonl"
     if process.is_main:
+        _refuse_links(folder)
         begun = read_jsonl(header)
         same = bool(begun) and begun[0].get("capture") == timeless(info) and {"dtype", "share_prompts"} <= set(begun[0])
         same = same and _stored_as_asked(info, begun[0]["dtype"])
-        # A file that is gone would be made anew, empty, while the journals say that its rows are there.
-        if overwrite or not same or not all(path.is_file() for path in _paths(folder).values()):
+        # A file that is gone or cut would be made anew, empty, while the journals say that its rows are there.
+        if overwrite or not same or not _are_whole(folder, info, begun[0]["dtype"]):
             if unfinished.is_dir():
                 logger.info("%s: unfinished activations of another capture are discarded", folder.trait)
                 shutil.rmtree(unfinished)
@@ -77,6 +78,11 @@ def finish_capture(folder: TraitFolder, info: ActivationsInfo) -> None:
     if folder.activations_dir.is_dir():
         shutil.rmtree(folder.activations_dir)
     folder.unfinished_activations_dir.replace(folder.activations_dir)
+    clear_journals(folder)
+
+
+def clear_journals(folder: TraitFolder) -> None:
+    """Remove the journals beside finished activations."""
     for journal in folder.activations_dir.glob("*.jsonl"):
         journal.unlink()
 
@@ -100,14 +106,28 @@ def _stored_as_asked(info: ActivationsInfo, stored: str) -> bool:
     return info.dtype in ("", stored)
 
 
-def _paths(folder: TraitFolder) -> dict[str, Path]:
-    parts = (*POLARITIES, "neutral_tokens")
-    return {part: folder.unfinished_activations_dir / activations_path(folder, part).name for part in parts}
+def _refuse_links(folder: TraitFolder) -> None:
+    """Raise UserError where a finished capture, which is moved into its place, would not stay behind a link."""
+    for path in (folder.activations_dir, folder.unfinished_activations_dir):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link: a capture takes its place, so link the whole --experiments_dir instead")
+
+
+def _files(folder: TraitFolder, info: ActivationsInfo) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """Path and shape of each part's tensor in an unfinished capture."""
+    rows = {polarity: len(info.rows[polarity]) for polarity in POLARITIES} | {"neutral_tokens": info.n_neutral_tokens}
+    return {
+        part: (
+            folder.unfinished_activations_dir / activations_path(folder, part).name,
+            (n, len(info.layers), info.hidden_size),
+        )
+        for part, n in rows.items()
+    }
+
+
+def _are_whole(folder: TraitFolder, info: ActivationsInfo, dtype: StoredDtype) -> bool:
+    return all(is_laid_out(path, TENSOR, shape, dtype) for path, shape in _files(folder, info).values())
 
 
 def _writers(folder: TraitFolder, info: ActivationsInfo, dtype: StoredDtype) -> dict[str, RowWriter]:
-    rows = {polarity: len(info.rows[polarity]) for polarity in POLARITIES} | {"neutral_tokens": info.n_neutral_tokens}
-    return {
-        part: RowWriter(path, TENSOR, (rows[part], len(info.layers), info.hidden_size), dtype)
-        for part, path in _paths(folder).items()
-    }
+    return {part: RowWriter(path, TENSOR, shape, dtype) for part, (path, shape) in _files(folder, info).items()}

@@ -149,7 +149,7 @@ def test_a_journal_left_beside_finished_responses_goes(place):
     assert files(trait.root) == whole
 
 
-@pytest.mark.parametrize("harm", ["a file is gone", "another program's header"])
+@pytest.mark.parametrize("harm", ["a file is gone", "a file was cut", "a foreign file", "another program's header"])
 def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
     nursery, lab, model = place
     trait = lab.trait("alpha")
@@ -159,8 +159,12 @@ def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
     (unfinished / "metadata.json").replace(unfinished / "old.json")
     append_jsonl(unfinished / "batches.0.jsonl", [{"batch": number} for number in range(20)])
     header = {"dtype": "float16"}
-    if harm == "a file is gone":
-        (unfinished / "neg.safetensors").unlink()
+    if harm != "another program's header":
+        path = unfinished / "neg.safetensors"
+        data = path.read_bytes()
+        path.unlink()
+        if harm != "a file is gone":
+            path.write_bytes(data[:-100] if harm == "a file was cut" else bytes(len(data)))
         about_files = ("versions", "dtype", "files_sha256")
         described = json.loads((unfinished / "old.json").read_text(encoding="utf-8"))
         captured = {key: value for key, value in described.items() if key not in about_files}
@@ -184,6 +188,30 @@ def test_a_row_that_was_cut_is_not_filled_up_with_nothing(tmp_path):
         with contextlib.suppress(DamagedFileError):
             read.append(trait.read_responses("pos"))
     assert read in ([], [rows])  # at most the cut before the last quotation mark's newline is whole
+
+
+def test_a_journal_left_beside_finished_activations_goes(place):
+    """A run can be killed between moving the finished folder and clearing its journals."""
+    nursery, lab, model = place
+    trait = lab.trait("alpha")
+    whole = files(trait.root)
+    append_jsonl(trait.activations_dir / "batches.0.jsonl", [{"batch": 0}])
+    ended = nursery.run(2, *arguments(2, lab, model))
+    assert ended.status == 0, ended.said
+    assert files(trait.root) == whole
+
+
+@pytest.mark.parametrize("long_rows", [[0], [1], [0, 1]])
+def test_a_row_with_a_cell_too_many_does_not_shift_the_others(long_rows, tmp_path):
+    trait = Experiment(tmp_path, "e").trait("t")
+    rows = ["Why?,Refuse.,p,No.,60", "How?,Refuse.,p,No.,60"]
+    for i in long_rows:
+        rows[i] = rows[i].replace("No.", "No, never.")  # a comma outside of quotation marks
+    trait.write_responses("pos", [])
+    text = "\n".join(["question,instruction,prompt,response,trait_score", *rows])
+    trait.responses_path("pos").write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(DamagedFileError, match=f"row {long_rows[0] + 1} has 6 cells where the header has 5"):
+        trait.read_responses("pos")
 
 
 def test_texts_with_half_a_character_are_written_and_read(tmp_path):
