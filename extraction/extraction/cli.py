@@ -24,6 +24,7 @@ logger = logging.getLogger("traitlens")
 
 _NO_ROOM = "Free space there and run the same command again: it continues"
 _NO_ACCESS = "Allow it, or name another place (--experiments_dir, --output, TRAITLENS_CACHE for the embedded model)"
+_IN_THE_WAY = "Something of another kind has its name: move that away"
 _SYSTEM_REMEDIES = {
     errno.ENOSPC: _NO_ROOM,
     errno.EDQUOT: _NO_ROOM,
@@ -31,6 +32,10 @@ _SYSTEM_REMEDIES = {
     errno.EACCES: _NO_ACCESS,
     errno.EPERM: _NO_ACCESS,
     errno.EROFS: _NO_ACCESS,
+    errno.EISDIR: _IN_THE_WAY,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.ELOOP: "Its links lead in a circle: mend them",
     errno.ENAMETOOLONG: "Shorten the names",
     errno.EMFILE: "Raise the limit of open files (ulimit -n), or ask for less at once",
 }
@@ -67,7 +72,8 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
     except OSError as error:
         if error.errno not in _SYSTEM_REMEDIES:
             raise
-        _fail(f"{error.filename or 'writing a file'}: {error.strerror}. {_SYSTEM_REMEDIES[error.errno]}")
+        place = error.filename2 or error.filename or "writing a file"  # of a move, where to
+        _fail(f"{place}: {error.strerror}. {_SYSTEM_REMEDIES[error.errno]}")
     except KeyboardInterrupt:
         logger.info("interrupted; run the same command again to continue")
         sys.exit(130)
