@@ -1,8 +1,10 @@
 """Reading and writing files so that a crash never leaves half of one."""
 
 import contextlib
+import glob
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -10,7 +12,9 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.errors import DamagedFileError, MissingInputError
+from utils.errors import DamagedFileError, MissingInputError, UserError
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -31,6 +35,41 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 with Unix line ends, atomically. A lone surrogate is no character and becomes "?"."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file ``path``, which the system frees however the process ends.
+
+    Args:
+        path: the lock file. It stays, unless the block deletes it.
+        busy: what to say where another process holds it.
+        wait: say so and wait, instead of raising.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if not wait:
+            raise UserError(busy) from error
+        logger.info("%s", busy)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Delete what killed processes left of ``replacing(path)``; no other process writes it now."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        leftover.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.errors import DamagedFileError, UserError
-from utils.files import append_jsonl, read_json, read_jsonl, write_json, write_text
+from utils.files import append_jsonl, locked, read_json, read_jsonl, remove_leftovers_of, write_json, write_text
 from utils.records import MonitoringRecord
 
 logger = logging.getLogger(__name__)
 
 _REMEDY = "Give a result file, as run_dynamics.py writes it"
+_REPLACE = "Give another --output, or --overwrite to replace it"
 _REQUIRED = ("prompt", "response", "tokens", "trait_scores")
+
+
+@contextlib.contextmanager
+def locked_output(output: Path) -> Iterator[None]:
+    """Hold a result file for one run, so that no other mixes its results in.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    lock = output.with_name(f".{output.name}.lock")
+    with locked(lock, f"another run is writing {output}: wait for it, end it, or give another --output"):
+        try:
+            remove_leftovers_of(output)
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # it is beside the user's own files
 
 
 class ResultsFile:
@@ -57,7 +75,7 @@ class ResultsFile:
         """Whether there are results of the same settings; False where there are none at all."""
         if not self.output.exists() and not self._journal.exists():
             return False
-        remedy = "Give another --output, or --overwrite to replace it"
+        remedy = _REPLACE
         if not self._settings_path.is_file():
             raise UserError(f"{self.output} is there already, and it is not known how it was made. {remedy}")
         known = read_json(self._settings_path, remedy)
@@ -73,7 +91,7 @@ class ResultsFile:
             entries = read_jsonl(self._journal, ("index", "result"))
             whole = (entry for entry in entries if type(entry["index"]) is int and _problem(entry["result"]) is None)
             return {entry["index"]: entry["result"] for entry in whole}
-        return dict(enumerate(read_results(self.output)))
+        return dict(enumerate(read_results(self.output, _REPLACE)))
 
     @property
     def missing(self) -> list[int]:
@@ -102,18 +120,18 @@ def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, lines[0] + "\n" if len(lines) == 1 else "[\n" + ",\n".join(lines) + "\n]\n")
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """The results in a file, whether it holds one or a list of them.
+def read_results(path: Path, remedy: str = _REMEDY) -> list[dict[str, Any]]:
+    """The results in a file, whether it holds one or a list of them; ``remedy`` is what to do where it holds none.
 
     Raises:
         MissingInputError, DamagedFileError: no such file, or an entry that is not a result; says which and why.
     """
-    value = read_json(path, _REMEDY)
+    value = read_json(path, remedy)
     results = value if isinstance(value, list) else [value]
     for i, result in enumerate(results, start=1):
         problem = _problem(result)
         if problem:
-            raise DamagedFileError(path, f"result {i} {problem}", _REMEDY)
+            raise DamagedFileError(path, f"result {i} {problem}", remedy)
     return results
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
-from utils.files import read_json, remove_leftovers, sha256_of_texts, write_json
+from utils.files import locked, read_json, remove_leftovers, sha256_of_texts, write_json
 from utils.records import InstructionPair, Polarity, Response, TraitDefinition
 from utils.response_csv import read_responses_csv, write_responses_csv
 
 # Names become folders: word characters of any language, dots, dashes and inner spaces, nothing that can climb out.
 _NAME = re.compile(r"\w[\w .+-]*", re.UNICODE)
+_LOCK = ".lock"
 # Names of devices on Windows, whatever ending they have.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
@@ -129,19 +130,10 @@ class TraitFolder:
         Raises:
             UserError: another run holds it.
         """
-        from filelock import FileLock, Timeout
-
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(f"another run is working on {self.root}: wait for it, or end it, and run again") from error
-        try:
+        busy = f"another run is working on {self.root}: wait for it, or end it, and run again"
+        with locked(self.root / _LOCK, busy):
             remove_leftovers(self.root)
             yield
-        finally:
-            lock.release()
 
 
 @dataclass(frozen=True)
@@ -169,6 +161,17 @@ class Experiment:
     def matrix_path(self) -> Path:
         """CSV of how each trait's vector reads every trait's responses; its picture has the suffix .png."""
         return self.root / "vectors_matrix.csv"
+
+    @property
+    def matrix_due_path(self) -> Path:
+        """A mark that an earlier matrix has gone and the new one is not there yet."""
+        return self.root / "vectors_matrix.partial"
+
+    @contextmanager
+    def locked_for_matrix(self) -> Iterator[None]:
+        """Wait until no other run writes the matrix: the last one to write it has then seen what all have made."""
+        with locked(self.root / _LOCK, f"waiting for another run's matrix of {self.root}", wait=True):
+            yield
 
     def trait(self, name: str) -> TraitFolder:
         """The folder of one trait, which need not exist yet."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from extraction.contrast import Contrast, read_contrast
-from extraction.matrix import write_matrix
+from extraction.matrix import matrix_is_due, write_matrix
 from extraction.sweep import clusters
 from traitlens.calibration import midpoint_baseline, neutral_scale
 from traitlens.compute import projection
@@ -79,7 +79,7 @@ def import_into(
         _add_to_summary(folder, vectors)
         best = _best_place(folder)
     is_new = best != before or best in {(v.method, v.layer) for v in vectors}
-    if before is not None and is_new and lab.matrix_path.exists():
+    if before is not None and is_new and matrix_is_due(lab):
         write_matrix(lab)  # the one that is there is of the vector before
     layers = ", ".join(str(v.layer) for v in vectors) if len(vectors) < 8 else f"{len(vectors)} layers and methods"
     logger.info("%s: imported %s (layers: %s) of %s", trait, vectors[0].method, layers, vectors[0].model)

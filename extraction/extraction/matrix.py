@@ -12,7 +12,7 @@ from extraction.charts import matrix_picture
 from extraction.contrast import Contrast, read_contrast
 from traitlens.compute import cosine_similarity, projection
 from traitlens.evaluation import auroc
-from utils.files import replacing
+from utils.files import remove_leftovers_of, replacing
 from utils.models import same_model
 from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
@@ -52,17 +52,32 @@ class Matrix:
         return found
 
 
+def matrix_is_due(lab: Experiment) -> bool:
+    """Whether a new vector calls for a new matrix: there is one, or a run that was to renew it has not done so yet."""
+    return lab.matrix_path.exists() or lab.matrix_due_path.exists()
+
+
 def write_matrix(lab: Experiment) -> Matrix | None:
     """Read every trait's responses with every trait's best vector; writes the CSV and the picture.
 
     None, and no matrix left, where fewer than two traits have vectors and activations of one model. An earlier matrix
-    goes first, as it is of earlier vectors: it must not stay where this one cannot be measured.
+    goes first, as it is of earlier vectors: it must not stay where this one cannot be measured. A mark stays in its
+    place until this one is there, so that an interruption does not end the matrix for good.
 
     Raises:
         MissingInputError, DamagedFileError: a vector or activations cannot be read.
     """
-    for path in _paths(lab):
-        path.unlink(missing_ok=True)
+    with lab.locked_for_matrix():
+        lab.matrix_due_path.touch()
+        for path in _paths(lab):
+            path.unlink(missing_ok=True)
+            remove_leftovers_of(path)
+        matrix = _made_anew(lab)
+        lab.matrix_due_path.unlink(missing_ok=True)
+    return matrix
+
+
+def _made_anew(lab: Experiment) -> Matrix | None:
     fitted = lab.traits_with("vectors/summary.csv")
     folders = [f for f in fitted if (f.activations_dir / "metadata.json").exists()]
     for folder in fitted:

@@ -16,7 +16,7 @@ from utils.errors import UserError
 from utils.generation import Sampling, derived_seed, halving_on_out_of_memory
 from utils.models import LoadedModel
 from utils.records import MonitoringRecord
-from utils.results import ResultsFile
+from utils.results import ResultsFile, locked_output
 from utils.terminal import TintedTokens
 from utils.transcripts import Transcript, prompts_of, read_prompts, read_texts
 
@@ -86,24 +86,24 @@ def run_monitoring(
         overwrite: replace an output made in another way.
 
     Raises:
-        UserError: the output was made in another way.
+        UserError: the output was made in another way, or is being made.
     """
-    results = ResultsFile(output, _description(texts, chosen, settings), len(texts), overwrite)
-    if results.missing:
-        loaded = load()
+    with locked_output(output):
+        results = ResultsFile(output, _description(texts, chosen, settings), len(texts), overwrite)
+        if results.missing:
+            loaded = load()
 
-        def make(numbered: Sequence[tuple[int, Transcript]]) -> list[MonitoringRecord]:
-            show = _shower(loaded, chosen, settings.tint, numbered[0][1]) if settings.tint else None
-            batch, seed = [text for _, text in numbered], derived_seed(settings.seed, numbered[0][0])
-            records = monitor_texts(
-                loaded, chosen, batch, settings.sampling, seed=seed, prompt_scores=settings.prompt_scores, on_token=show
-            )
-            if settings.tint:
-                sys.stdout.write("\n")
-            return [replace(r, dynamics=_dynamics(r, metrics, settings.smoothing)) for r in records]
+            def make(numbered: Sequence[tuple[int, Transcript]]) -> list[MonitoringRecord]:
+                show = _shower(loaded, chosen, settings.tint, numbered[0][1]) if settings.tint else None
+                batch, seed = [text for _, text in numbered], derived_seed(settings.seed, numbered[0][0])
+                shared: dict[str, Any] = {"prompt_scores": settings.prompt_scores, "on_token": show}
+                records = monitor_texts(loaded, chosen, batch, settings.sampling, seed=seed, **shared)
+                if settings.tint:
+                    sys.stdout.write("\n")
+                return [replace(r, dynamics=_dynamics(r, metrics, settings.smoothing)) for r in records]
 
-        _make_missing(results, texts, make, settings)
-    return results.write()
+            _make_missing(results, texts, make, settings)
+        return results.write()
 
 
 def _dynamics(record: MonitoringRecord, metrics: Metrics, smoothing: int) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from extraction.card import write_card
 from extraction.cli import check_range, for_each_trait, progress_bar
 from extraction.contrast import Contrast, read_contrast
 from extraction.distributed import Process
-from extraction.matrix import write_matrix
+from extraction.matrix import matrix_is_due, write_matrix
 from extraction.sweep import Measured, Sweep, sweep, verdict, warnings_about
 from traitlens.methods import METHODS, ExtractionMethod, get_method
 from utils.errors import UserError
@@ -73,7 +73,7 @@ def extract_vectors(
     try:
         for_each_trait([folder.trait for folder in folders], work)
     finally:  # the traits that went well are compared even where another failed
-        if len(results) > 1 or (results and lab.matrix_path.exists()):  # one new vector makes an earlier matrix stale
+        if len(results) > 1 or (results and matrix_is_due(lab)):  # one new vector makes an earlier matrix stale
             write_matrix(lab)
     return results
 

@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = {1: "1_generate_responses.py", 2: "2_extract_activations.py", 3: "3_extract_vectors.py"}
+SCRIPTS = {
+    1: "extraction/1_generate_responses.py", 2: "extraction/2_extract_activations.py",
+    3: "extraction/3_extract_vectors.py", "dynamics": "experiments/examples/run_dynamics.py",
+}  # fmt: skip
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 # What the stages import when they come to it.
@@ -74,7 +77,7 @@ class Nursery:
 
         ``file_limit`` is in bytes, for every file that it writes.
         """
-        return self._ask(argv=[str(ROOT / "extraction" / SCRIPTS[stage]), *map(str, arguments)], file_limit=file_limit)
+        return self._ask(argv=[str(ROOT / SCRIPTS[stage]), *map(str, arguments)], file_limit=file_limit)
 
     def end(self, pid, send=None, after=0.0):
         """Wait for a command's end, sending it a signal ``after`` seconds from its start."""

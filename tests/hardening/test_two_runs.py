@@ -34,6 +34,45 @@ def test_a_second_run_beside_the_first_is_refused_and_changes_nothing(stage, pla
     assert files(trait.root) == expected
 
 
+def test_a_second_run_into_one_result_file_is_refused_and_mixes_nothing_in(place, tmp_path):
+    nursery, lab, _ = place
+    output = tmp_path / "results.json"
+
+    def flags(n_tokens):
+        own = [
+            "--prompts",
+            '["Why?", "Who?", "What?"]',
+            "--batch_size",
+            1,
+            "--max_new_tokens",
+            n_tokens,
+            "--output",
+            output,
+        ]
+        return ["--experiment", lab.name, "--experiments_dir", lab.experiments_dir, "--device", "cpu", *own]
+
+    assert nursery.run("dynamics", *flags(24)).status == 0
+    expected = files(tmp_path)
+    first = nursery.start("dynamics", *flags(24), "--overwrite")
+    lock = tmp_path / ".results.json.lock"
+    while not lock.exists():
+        time.sleep(0.001)
+    second = nursery.run("dynamics", *flags(8), "--overwrite")
+    assert second.status == 1, second.said
+    assert f"error: another run is writing {output}" in second.last_line
+    ended = nursery.end(first)
+    assert ended.status == 0, ended.said
+    assert files(tmp_path) == expected
+    pid = nursery.start("dynamics", *flags(24), "--overwrite")
+    while not lock.exists():
+        time.sleep(0.001)
+    assert nursery.end(pid, send=signal.SIGKILL).status == -signal.SIGKILL
+    (tmp_path / ".results.json.1.partial").write_text("half", encoding="utf-8")
+    ended = nursery.run("dynamics", *flags(24), "--overwrite")
+    assert ended.status == 0, ended.said
+    assert files(tmp_path) == expected
+
+
 def test_the_lock_of_a_killed_run_is_free_at_once(place):
     nursery, lab, model = place
     trait = lab.trait("alpha")

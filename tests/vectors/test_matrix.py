@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import logging
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from extraction.importing import import_into
 from extraction.vectors import FitSettings, extract_vectors
 from safetensors.torch import load_file, save_file
 
+from extraction import matrix
 from tests.vectors.conftest import write_trait
 from utils.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
 from utils.errors import UserError
@@ -143,6 +146,49 @@ def test_a_matrix_that_cannot_be_made_again_does_not_stay(lab, caplog):
     assert not lab.matrix_path.with_suffix(".png").exists()
     assert "beta has vectors but no activations here: left out of the matrix" in caplog.text
     assert "no matrix: it needs two traits" in caplog.text
+
+
+def test_a_matrix_that_was_interrupted_is_made_by_the_next_run_of_one_trait(lab, monkeypatch):
+    write_trait(lab, "alpha", seed=1)
+    write_trait(lab, "beta", seed=2)
+    run(lab)
+    before = {path: path.read_bytes() for path in lab.root.glob("vectors_matrix*")}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    (lab.root / ".vectors_matrix.csv.1.partial").write_text("half", encoding="utf-8")  # a kill leaves it
+    with monkeypatch.context() as patch:
+        patch.setattr(matrix, "_measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(lab, "alpha")
+    assert not lab.matrix_path.exists()
+    run(lab, "alpha")
+    assert {path: path.read_bytes() for path in lab.root.glob("*vectors_matrix*")} == before
+
+
+def test_a_run_waits_for_the_matrix_of_another_and_makes_it_again(lab, caplog):
+    caplog.set_level(logging.INFO)
+    write_trait(lab, "alpha", seed=1)
+    write_trait(lab, "beta", seed=2)
+    run(lab)
+    settings = FitSettings(methods=("mean_diff",), layers=(3,))
+    second = threading.Thread(target=extract_vectors, args=(lab.name, ("alpha",), settings, lab.experiments_dir))
+    with lab.locked_for_matrix():  # as the other run while it measures: it has read alpha's vector already
+        lab.matrix_due_path.touch()
+        rows = table(lab)
+        lab.matrix_path.unlink()
+        second.start()
+        while "waiting for another run's matrix" not in caplog.text:
+            assert second.is_alive()
+            time.sleep(0.01)
+        with lab.matrix_path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows["alpha"])
+            writer.writeheader()
+            writer.writerows(rows.values())
+        lab.matrix_due_path.unlink()
+    second.join()
+    assert table(lab)["alpha"]["layer"] == "3"
 
 
 def test_an_import_over_the_best_vector_makes_the_matrix_again_and_another_import_leaves_it(lab, tmp_path):
