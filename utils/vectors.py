@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import math
@@ -25,6 +26,11 @@ logger = logging.getLogger(__name__)
 _VECTOR_NAME = re.compile(r"(?P<method>\w{1,99})_layer(?P<layer>[0-9]{1,6})\.pt")
 
 
+# Key of the side-car that says which file it is of: a kill can leave a new side-car beside an old vector. Side-cars
+# without it vouch for nothing.
+_FINGERPRINT = "vector_sha256"
+
+
 def vector_path(folder: TraitFolder, method: str, layer: int) -> Path:
     """Where a vector's tensor is; its side-car is beside it."""
     return folder.vectors_dir / f"{method}_layer{layer}.pt"
@@ -45,6 +51,10 @@ def card_path(folder: TraitFolder) -> Path:
     return folder.vectors_dir / "card.html"
 
 
+def _fingerprint(vector: torch.Tensor) -> str:
+    return hashlib.sha256(vector.numpy().astype("<f4").tobytes()).hexdigest()
+
+
 def write_vector(folder: TraitFolder, vector: torch.Tensor, metadata: dict[str, Any]) -> Path:
     """Write a vector [hidden] and its side-car, the side-car first; returns the tensor's path.
 
@@ -55,7 +65,7 @@ def write_vector(folder: TraitFolder, vector: torch.Tensor, metadata: dict[str, 
     vector = vector.detach().to("cpu", torch.float32).contiguous().clone()
     if not bool(torch.isfinite(vector).all()):
         raise UserError(f"{metadata['method']} gave NaN or infinity for {folder.trait} at layer {metadata['layer']}")
-    write_json(sidecar_path(path), metadata)
+    write_json(sidecar_path(path), {**metadata, _FINGERPRINT: _fingerprint(vector)})
     # Through memory: torch would write its temporary file's name into the archive, and report a full disk as a bug.
     archive = io.BytesIO()
     torch.save(vector, archive)
@@ -87,6 +97,9 @@ def read_vector(folder: TraitFolder, method: str, layer: int) -> TraitVector:
     if len(vector) != metadata["hidden_size"] or not bool(torch.isfinite(vector).all()):
         problem = f"holds {len(vector)} values or NaN where the side-car says {metadata['hidden_size']} numbers"
         raise DamagedFileError(path, problem, remedy)
+    fingerprint = _fingerprint(vector)
+    if metadata.pop(_FINGERPRINT, fingerprint) != fingerprint:
+        raise DamagedFileError(path, "is not the vector that the side-car beside it describes", remedy)
     if (metadata["method"], metadata["layer"], metadata["trait"]) != (method, layer, folder.trait):
         raise DamagedFileError(sidecar_path(path), "describes another vector", remedy)
     try:

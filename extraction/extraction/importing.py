@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -18,7 +19,7 @@ from traitlens.compute import projection
 from traitlens.evaluation import evaluate
 from traitlens.layers import LAYER_CONVENTION
 from utils.embedded import EMBEDDED_MODEL, embedded_model_folder
-from utils.errors import DamagedFileError, UserError
+from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.foreign_vectors import read_steering_vector
 from utils.gguf_vectors import ControlVector, read_control_vector
 from utils.models import model_of_experiment, same_model
@@ -28,6 +29,7 @@ from utils.store import Experiment, TraitFolder
 from utils.vectors import (
     ranked_places,
     read_summary,
+    read_vector,
     summary_path,
     trait_vector,
     vector_path,
@@ -70,7 +72,7 @@ def import_into(
     else:
         vectors = _of_other_program(folder, Path(source), form, model, method)
     with folder.locked():
-        there = [str(p) for v in vectors if (p := vector_path(folder, v.method, v.layer)).exists()]
+        there = [str(vector_path(folder, v.method, v.layer)) for v in vectors if _would_replace(folder, v)]
         if there and not overwrite:
             raise UserError(f"{there[0]} is there already ({len(there)} in all): give --overwrite or another --method")
         before = _best_place(folder)
@@ -90,6 +92,16 @@ def import_into(
         )  # fmt: skip
     logger.info("vectors in %s", folder.vectors_dir)
     return vectors
+
+
+def _would_replace(folder: TraitFolder, vector: TraitVector) -> bool:
+    """Whether another vector is in this one's place; this one itself was left by an import that was interrupted."""
+    try:
+        there = read_vector(folder, vector.method, vector.layer)
+    except (MissingInputError, DamagedFileError):
+        return vector_path(folder, vector.method, vector.layer).exists()
+    same = there.metadata == json.loads(json.dumps(vector.metadata))
+    return not (same and bool((there.vector == vector.vector).all()))
 
 
 def _form_of(source: str) -> Form:

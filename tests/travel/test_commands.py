@@ -14,6 +14,7 @@ from extraction.exporting import ExportSettings, export_traits
 from extraction.importing import import_into
 from huggingface_hub import ModelCard
 
+from extraction import importing
 from tests.travel.conftest import random_vector, sidecar
 from tests.vectors.conftest import write_trait
 from traitlens import projection
@@ -21,7 +22,15 @@ from utils.errors import UserError
 from utils.foreign_vectors import read_steering_vector
 from utils.gguf_vectors import read_control_vector, write_control_vector
 from utils.store import Experiment
-from utils.vectors import available_vectors, load_vector, read_summary, read_vector, write_summary, write_vector
+from utils.vectors import (
+    available_vectors,
+    load_vector,
+    ranked_places,
+    read_summary,
+    read_vector,
+    write_summary,
+    write_vector,
+)
 
 
 @pytest.fixture
@@ -241,6 +250,25 @@ def test_an_import_does_not_replace_vectors_unless_told_to(root, tmp_path):
         import_into("smollm2_foreign", "agreeing", str(path), experiments_dir=root)
     import_into("smollm2_foreign", "agreeing", str(path), overwrite=True, experiments_dir=root)
     assert float(load_vector("smollm2_foreign", "agreeing", experiments_dir=root).vector[0]) == 2
+
+
+def test_an_import_that_was_interrupted_goes_on_with_the_same_command(root, tmp_path, monkeypatch):
+    path = tmp_path / "foreign.pt"
+    torch.save({3: torch.ones(576), 4: torch.full((576,), 2.0)}, path)
+    real, calls = importing.write_vector, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "write_vector", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            import_into("smollm2_cut", "agreeing", str(path), experiments_dir=root)
+    import_into("smollm2_cut", "agreeing", str(path), experiments_dir=root)
+    assert ranked_places(Experiment(root, "smollm2_cut").trait("agreeing")) == [("imported", 4), ("imported", 5)]
 
 
 def test_an_import_into_measured_vectors_leaves_their_choice_as_it_was(folder, root, tmp_path):
