@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
-from utils.files import locked, read_json, remove_leftovers, sha256_of_texts, write_json
+from utils.files import locked, read_json, read_jsonl, remove_leftovers, sha256_of_texts, write_json
 from utils.records import InstructionPair, Polarity, Response, TraitDefinition
 from utils.response_csv import read_responses_csv, write_responses_csv
 
@@ -112,6 +112,16 @@ class TraitFolder:
                     self.responses_metadata_path, f"{key!r} is not a JSON object", self._responses_remedy
                 )
         return value
+
+    def check_responses_are_whole(self) -> None:
+        """Raise UserError where stage 1 was ended while it wrote the files: they are of two runs, or not all there.
+
+        Its metadata are written first, and the journal goes last.
+        """
+        begun = read_jsonl(self.journal_path("generated.settings"))
+        if begun and self.read_responses_metadata().get("generation") == begun[0]:
+            place, command = self.root / "responses", self.command("1_generate_responses.py")
+            raise UserError(f"{place}: the run that was writing these responses did not finish. {command}")
 
     @property
     def _responses_remedy(self) -> str:

@@ -84,6 +84,8 @@ def run_stage_1(
         with _held(folders[i], process):
             if generator is not None and not judge_only:
                 _generate(folders[i], definitions[i], generator, settings, process, overwrite)
+            if judge_only:
+                folders[i].check_responses_are_whole()
             if process.is_main:
                 _judge(folders[i], definitions[i], scorer, judge)
 
@@ -203,13 +205,15 @@ def run_stage_2(
 
     def work(i: int) -> None:
         source, folder = sources[i], lab.trait(sources[i].trait)
-        name, made_with = _generated_by(source) if origin == lab and not model else (model, None)
-        used = load(name or named_by_experiment(), revision or made_with)
-        with _held(folder, process), _examples_bar(source, process) as advance:
-            capture_activations(
-                folder, source, used, settings, process,
-                threshold=threshold, overwrite=overwrite, progress=advance,
-            )  # fmt: skip
+        with _held(folder, process):  # from here on the responses and the model that made them stay what they are
+            source.check_responses_are_whole()
+            name, made_with = _generated_by(source) if origin == lab and not model else (model, None)
+            used = load(name or named_by_experiment(), revision or made_with)
+            with _examples_bar(source, process) as advance:
+                capture_activations(
+                    folder, source, used, settings, process,
+                    threshold=threshold, overwrite=overwrite, progress=advance,
+                )  # fmt: skip
 
     for_each_trait([s.trait for s in sources], work, stop_at_first=process.count > 1)
     if process.is_main:

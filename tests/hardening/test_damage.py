@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 
@@ -111,6 +112,15 @@ def test_a_damaged_vector_side_car_or_summary_is_named_in_one_line(damage, place
         load_vector("exp", "alpha", experiments_dir=lab.experiments_dir)
 
 
+def test_a_vector_that_is_not_its_side_cars_is_found_out(place):
+    """Two files can be swapped, and a run can be killed between a new side-car and its vector."""
+    _, lab, _ = place
+    trait = lab.trait("alpha")
+    shutil.copyfile(vector_path(trait, "probe", 3), vector_path(trait, "probe", 1))
+    with pytest.raises(DamagedFileError, match=r"probe_layer1\.pt: is not the vector that the side-car .* describes"):
+        read_vector(trait, "probe", 1)
+
+
 def test_a_vector_under_another_name_is_found_out(place):
     _, lab, _ = place
     trait = lab.trait("alpha")
@@ -188,6 +198,22 @@ def test_a_row_that_was_cut_is_not_filled_up_with_nothing(tmp_path):
         with contextlib.suppress(DamagedFileError):
             read.append(trait.read_responses("pos"))
     assert read in ([], [rows])  # at most the cut before the last quotation mark's newline is whole
+
+
+def test_responses_that_a_killed_run_has_half_replaced_are_not_taken_for_whole(place):
+    """The metadata and the positive side are of the new run, the negative side of the old, and neutral is not there."""
+    nursery, lab, model = place
+    trait = lab.trait("alpha")
+    whole = files(trait.root)
+    generation = trait.read_responses_metadata()["generation"]
+    append_jsonl(trait.journal_path("generated.settings"), [generation])
+    trait.responses_path("neutral").unlink()
+    for stage, *more in ((2, "--overwrite"), (1, "--judge_only")):
+        ended = nursery.run(stage, *arguments(stage, lab, model, *more))
+        refused(ended, "the run that was writing these responses did not finish. Run: python extraction/1_generate")
+    ended = nursery.run(1, *arguments(1, lab, model))
+    assert ended.status == 0, ended.said
+    assert files(trait.root) == whole
 
 
 def test_a_journal_left_beside_finished_activations_goes(place):

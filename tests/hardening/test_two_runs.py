@@ -24,6 +24,8 @@ def test_a_second_run_beside_the_first_is_refused_and_changes_nothing(stage, pla
         assert second.status == 1, second.said
         assert f"error: another run is working on {trait.root}" in second.last_line
         assert "Traceback" not in second.said
+        # The first may yet replace the responses and say that another model made them.
+        assert stage != 2 or "loaded" not in second.said
         assert files(trait.root) == expected
     flags = arguments(stage, lab, model, *again)
     both = [nursery.start(stage, *flags), nursery.start(stage, *flags)]
