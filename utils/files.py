@@ -23,18 +23,35 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give errors of the system that name no file, as on a full disk, the name of the one that is written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data``, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 with Unix line ends, atomically. A lone surrogate is no character and becomes "?"."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", "replace"))
+    write_bytes(path, text.encode("utf-8", "replace"))
 
 
 @contextlib.contextmanager
@@ -146,7 +163,7 @@ def read_text(path: Path, remedy: str) -> str:
 def append_jsonl(path: Path, values: Iterable[Any]) -> None:
     """Append JSON lines and wait until they are on disk; a crash can tear the last line, which reading skips."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    with naming(path), path.open("ab") as file:
         if file.tell() > 0 and not _ends_with_newline(path):
             file.write(b"\n")  # so that a torn line does not swallow the next one
         # Escaped, because a text out of JSON can hold a lone surrogate, which UTF-8 cannot write.

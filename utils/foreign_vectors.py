@@ -6,12 +6,13 @@ ours: a positive multiplier adds the vector, towards the trait. (repeng saves GG
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.files import replacing
+from utils.files import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,8 +51,9 @@ def write_steering_vector(path: Path, vectors: Sequence[TraitVector], unit: Unit
     if min(layers) < 1:
         raise UserError("steering-vectors cannot act on layer 0, which no block puts out. Export higher --layers")
     value = {"layer_activations": {v.layer - 1: scaled(v, unit).clone() for v in vectors}, "layer_type": _BLOCKS}
-    with replacing(path) as temporary:
-        torch.save(value, temporary)
+    archive = io.BytesIO()  # torch would write its temporary file's name into the file, and call a full disk a bug
+    torch.save(value, archive)
+    write_bytes(path, archive.getvalue())
 
 
 def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:

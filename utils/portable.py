@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.files import parse_json, replacing
+from utils.files import parse_json, write_bytes
 from utils.hub import download_bundle, is_hub_address, parse_hub_address
 from utils.models import LoadedModel, load_model, same_model
 from utils.records import TraitVector
@@ -75,8 +75,7 @@ def write_bundle(path: Path, vectors: Sequence[TraitVector]) -> None:
         "vectors": json.dumps(own, allow_nan=False),
         "ranking": json.dumps(list(own)),
     }
-    with replacing(path) as temporary:
-        temporary.write_bytes(save({_name(v): v.vector.contiguous() for v in vectors}, header))
+    write_bytes(path, save({_name(v): v.vector.contiguous() for v in vectors}, header))
 
 
 _ABSENT = object()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from utils.files import naming
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -61,6 +63,7 @@ class RowWriter:
         self._row_bytes = n_bytes // shape[0] if n_bytes else 0
         # Not a memory map: on a full disk writing to one kills the process, where writing to a file says what is wrong.
         self._file = path.open("r+b", buffering=0)
+        self._path = path
 
     def write(self, indices: list[int], rows: Tensor) -> None:
         """Write float32 ``rows`` [len(indices), ...] at ``indices``."""
@@ -70,12 +73,14 @@ class RowWriter:
         values: np.ndarray = (
             stored.view(torch.int32 if self.dtype == "float32" else torch.int16).numpy().view(self._item)
         )
-        for index, row in zip(indices, values, strict=True):
-            self._file.seek(self._offset + index * self._row_bytes)
-            rest = memoryview(row.tobytes())
-            while rest:  # a disk that fills up takes a part before it refuses
-                rest = rest[self._file.write(rest) :]
+        with naming(self._path):
+            for index, row in zip(indices, values, strict=True):
+                self._file.seek(self._offset + index * self._row_bytes)
+                rest = memoryview(row.tobytes())
+                while rest:  # a disk that fills up takes a part before it refuses
+                    rest = rest[self._file.write(rest) :]
 
     def flush(self) -> None:
         """Wait until everything written is on disk."""
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.files import read_json, read_text, replacing, write_json
+from utils.files import read_json, read_text, replacing, write_bytes, write_json
 from utils.models import LoadedModel, documented_layer
 from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
@@ -69,8 +69,7 @@ def write_vector(folder: TraitFolder, vector: torch.Tensor, metadata: dict[str, 
     # Through memory: torch would write its temporary file's name into the archive, and report a full disk as a bug.
     archive = io.BytesIO()
     torch.save(vector, archive)
-    with replacing(path) as temporary:
-        temporary.write_bytes(archive.getvalue())
+    write_bytes(path, archive.getvalue())
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from extraction.cli import for_each_trait
 from extraction.model_card import write_model_card
 from utils.activation_files import responses_folder
 from utils.errors import UserError
+from utils.files import write_bytes
 from utils.foreign_vectors import write_steering_vector
 from utils.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Unit, write_control_vector
 from utils.portable import SUFFIX, Bundle, write_bundle
@@ -146,7 +146,7 @@ def _export_hub(folders: Sequence[TraitFolder], settings: ExportSettings, root: 
     for folder in folders:
         write_bundle(root / f"{folder.trait}{SUFFIX}", bundles[folder.trait])
         if card_path(folder).is_file():
-            shutil.copyfile(card_path(folder), root / f"{folder.trait}.html")
+            write_bytes(root / f"{folder.trait}.html", card_path(folder).read_bytes())
     chosen = [Bundle(root, vectors).choose() for vectors in bundles.values()]
     sources = {f.trait: _source(f, vector) for f, vector in zip(folders, chosen, strict=True)}
     write_model_card(root / "README.md", chosen, sources, settings.license_name)

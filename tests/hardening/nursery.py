@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
     1: "extraction/1_generate_responses.py", 2: "extraction/2_extract_activations.py",
     3: "extraction/3_extract_vectors.py", "dynamics": "experiments/examples/run_dynamics.py",
+    "export": "extraction/extraction/export.py",
 }  # fmt: skip
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 

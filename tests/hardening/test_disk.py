@@ -32,12 +32,25 @@ def test_a_file_that_finds_no_room_is_one_line_and_the_next_run_completes_it(sta
     part = root / {1: "responses", 2: "activations", 3: "vectors"}[stage]
     shutil.rmtree(part)
     before = files(root)
-    refused(nursery.run(stage, *arguments(stage, lab, model), file_limit=700), "File too large", "Free space")
+    place_and_fault = (f"{part}/" if stage != 2 else "activations.partial/", "File too large", "Free space")
+    refused(nursery.run(stage, *arguments(stage, lab, model), file_limit=700), *place_and_fault)
     assert list(root.rglob(".*.partial")) == []
     assert before.items() <= files(root).items()
     ended = nursery.run(stage, *arguments(stage, lab, model))
     assert ended.status == 0, ended.said
     assert files(root) == whole
+
+
+@pytest.mark.parametrize("form", ["bundle", "gguf", "repeng", "steering_vectors", "hub"])
+def test_an_export_that_finds_no_room_is_one_line_and_leaves_nothing(form, place, tmp_path):
+    nursery, lab, _ = place
+    output = tmp_path / "out"
+    flags = ["--experiment", lab.name, "--trait", "alpha", "--layers", 3, "--experiments_dir", lab.experiments_dir]
+    flags += ["--method", "probe", "--format", form, "--output", output]
+    refused(nursery.run("export", *flags, file_limit=300), str(output), "File too large", "Free space")
+    assert list(tmp_path.rglob("*")) == [output] * (form == "hub")
+    ended = nursery.run("export", *flags)
+    assert ended.status == 0, ended.said
 
 
 @pytest.fixture
