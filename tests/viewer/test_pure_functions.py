@@ -114,6 +114,8 @@ def test_a_byte_order_mark_is_no_obstacle(pure: Any) -> None:
         (0, 100, [0, 20, 40, 60, 80, 100]),
         (0.001, 0.0042, [0.001, 0.002, 0.003, 0.004]),
         (2, 2, [2]),
+        (1, 1.0000000000000002, [1]),
+        (1e16, 1e16 + 4, [1e16]),
     ],
 )
 def test_ticks_are_round_and_inside_the_range(pure: Any, low: float, high: float, expected: list[float]) -> None:
@@ -268,6 +270,33 @@ def test_numbers_have_a_real_minus_and_zero_has_no_sign(pure: Any) -> None:
     assert pure(
         "() => [[-1.5, 1], [1.5, 1], [-0.001, 2], [null, 2]].map(([v, d]) => Pure.formatNumber(v, d, true))"
     ) == ["−1.5", "+1.5", "0.00", "–"]
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [(-3e-6, 3e-6, "−0.00000300"), (4.2e-12, 9e-12, "4.200e-12"), (0, 9e-12, "0"), (1.5e22, 2e22, "1.500e+22")],
+)
+def test_small_scores_are_no_zeros_and_great_ones_no_rows_of_digits(
+    pure: Any, value: float, limit: float, text: str
+) -> None:
+    assert pure("([v, limit]) => Pure.formatNumber(v, Pure.decimalsFor(limit))", [value, limit]) == text
+
+
+def test_ticks_have_the_decimals_that_tell_them_apart(pure: Any) -> None:
+    of = "([a, b]) => Pure.decimalsOf(Pure.ticks(a, b, 5))"
+    assert [pure(of, range_) for range_ in ([0, 100], [-1, 1], [0.12, 0.13], [0, 4e-7], [7.123, 7.124])] == [
+        0,
+        1,
+        3,
+        7,
+        4,
+    ]
+
+
+def test_scores_that_differ_by_rounding_are_drawn_as_level(pure: Any) -> None:
+    low, high = pure("() => Pure.padded(1, 1.0000000000000002)")
+    assert (low, high) == pytest.approx((0.94, 1.06))
+    assert pure("() => Pure.padded(-1, 4)") == pytest.approx([-1.3, 4.3])
 
 
 def test_a_link_says_the_same_after_a_round_trip(pure: Any) -> None:

@@ -251,6 +251,24 @@ def test_an_unknown_score_is_hatched_and_counted_never_zero(viewer: Open) -> Non
     assert "Unknown" in page.locator("#stats thead").text_content()
 
 
+@pytest.mark.parametrize(
+    "scores", [[1.0, 1.0000000000000002, 1.0], [0.0, 0.0, 0.0], [2e-7, -1e-7, 0.0], [1e300, -1e300, 0.0]]
+)
+def test_scores_of_any_size_or_spread_are_drawn_in_every_view(
+    viewer: Open, tmp_path: Path, scores: list[float]
+) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(
+        json.dumps({"prompt": "?", "response": "abc", "tokens": list("abc"), "trait_scores": {"refusal": scores}})
+    )
+    page = viewer()
+    page.set_input_files("#pick-files", str(path))
+    for view in ("heatmap", "compare", "spans", "overview", "response"):
+        page.click(f"#tab-{view}")
+    assert page.locator("#lines svg path[data-line=refusal]").get_attribute("d").count("L") == 2
+    assert page.locator("#read-value").text_content() not in ("0.0000", "–")
+
+
 def test_playing_steps_and_stops_at_the_end(viewer: Open) -> None:
     page = viewer("many")
     page.evaluate("change({ open: 1 })")
