@@ -112,6 +112,22 @@ def test_a_file_opened_twice_is_listed_once_and_a_namesake_gets_a_number(
     assert page.evaluate("State.records.map((r) => r.file)") == ["bare.json", "bare.json (2)"]
 
 
+def test_a_file_scored_again_is_opened_beside_the_one_before(
+    viewer: Open, tmp_path: Path, files: dict[str, Path]
+) -> None:
+    page = viewer("bare")
+    content = json.loads(files["bare"].read_text())
+    content["trait_scores"]["refusal"] = [9.0] * len(content["tokens"])
+    (tmp_path / "bare.json").write_text(json.dumps(content))
+    page.set_input_files("#pick-files", str(tmp_path / "bare.json"))
+    page.wait_for_function("() => State.records.length === 2")
+    assert page.evaluate("State.records.map((r) => r.file)") == ["bare.json", "bare.json (2)"]
+    assert page.evaluate("State.records[1].scores.get('refusal')[0]") == 9
+    page.set_input_files("#pick-files", str(tmp_path / "bare.json"))
+    page.wait_for_selector("#messages:not([hidden])")
+    assert page.locator("#messages li").all_text_contents() == ["bare.json: already open"]
+
+
 def test_all_results_can_be_closed(viewer: Open) -> None:
     page = viewer("many")
     page.click("#open-menu")
