@@ -73,6 +73,26 @@ def test_no_cell_of_the_csv_can_be_taken_for_a_formula(viewer: Open, tmp_path: P
         assert not any(cell.startswith(("=", "@", "+", "\t")) for cell in row)
 
 
+def test_a_chart_and_a_link_can_be_taken_away_whatever_its_names_hold(viewer: Open, tmp_path: Path) -> None:
+    names = ["👩" * 80, "half \ud83d", "nul \u0000", "\uffff"]
+    tokens = ["a", "\ud83d", "\u0001"]
+    content = {
+        "prompt": "?",
+        "response": "".join(tokens),
+        "tokens": tokens,
+        "trait_scores": {n: [1, 2, 3] for n in names},
+    }
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    page = viewer()
+    page.set_input_files("#pick-files", str(tmp_path / "odd.json"))
+    for chart in ("lines", "bars"):
+        assert saved(page, f'[data-chart="{chart}"] [data-export="png"]')[1].startswith(b"\x89PNG")
+        ElementTree.fromstring(saved(page, f'[data-chart="{chart}"] [data-export="svg"]')[1])
+    page.evaluate("(names) => names.forEach(Views.toggleTrait)", names)
+    page.wait_for_function("() => Pure.decodeLink(location.hash).hidden?.length === 4")
+    assert page.evaluate("Pure.decodeLink(location.hash).hidden[0]") == names[0]
+
+
 def test_the_address_restores_file_result_token_traits_and_view(viewer: Open, files: dict[str, Path]) -> None:
     page = viewer("bare", "many")
     page.evaluate(
