@@ -1,6 +1,7 @@
 """Keyboard, accessibility, colours, sizes, print."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -205,6 +206,33 @@ def test_no_label_overlaps_and_nothing_overflows_at_any_size(viewer: Open, width
         assert page.evaluate(OVERLAPS) == [], view
     page.evaluate("change({ view: 'response', lines: 'rows' })")
     assert page.evaluate(OVERLAPS) == []
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("name", ["retrieval_construction", "retrieval_construction_" * 12])
+def test_long_names_of_traits_leave_room_for_what_they_name(
+    viewer: Open, tmp_path: Path, width: int, name: str
+) -> None:
+    tokens = ["one", " two", " three"]
+    path = tmp_path / "long.json"
+    result = {"prompt": "?", "response": "".join(tokens), "tokens": tokens, "baselines": {"short": 0}}
+    path.write_text(json.dumps(result | {"trait_scores": {name: [1, 2, 3], "short": [3, 2, 1]}}))
+    page = viewer(width=width, height=800)
+    page.set_input_files("#pick-files", str(path))
+    for view in ("response", "heatmap", "compare", "spans", "overview"):
+        page.click(f"#tab-{view}")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        wide = page.evaluate(
+            "Math.max(0, ...[...document.querySelectorAll('.library-head *')].map((el) => el.getBoundingClientRect().right))"
+            " - document.querySelector('.library').getBoundingClientRect().right"
+        )
+        assert wide <= 0 or width == 360, view
+    page.click("#tab-response")
+    head = page.locator("#stats tbody th").first
+    assert head.bounding_box()["width"] <= page.locator("#stats").bounding_box()["width"] * 0.6
+    assert head.get_attribute("title") == name
+    page.click("#tab-heatmap")
+    assert float(page.locator("#heat-traits image").get_attribute("width")) > width / 6
 
 
 def test_the_list_opens_and_closes_on_a_narrow_screen(viewer: Open) -> None:
