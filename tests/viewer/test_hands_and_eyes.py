@@ -50,6 +50,17 @@ def test_keys_move_through_tokens_traits_results_and_views(viewer: Open) -> None
     assert page.evaluate("State.filter") == ""
 
 
+def test_the_skip_link_leads_to_the_result_and_is_not_taken_for_a_saved_view(viewer: Open) -> None:
+    page = viewer("many")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.activeElement.id === 'stage'")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => location.hash.includes('token=1')")
+    assert page.locator("#toast").is_hidden()
+    assert page.evaluate("State.pendingLink") is None
+
+
 def test_space_plays_and_pauses_but_still_presses_a_focused_button(viewer: Open) -> None:
     page = viewer("many")
     page.keyboard.press("Space")

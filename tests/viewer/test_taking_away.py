@@ -116,6 +116,16 @@ def test_an_edited_address_is_followed_and_an_impossible_one_is_harmless(viewer:
     assert page.evaluate("[State.token, State.trait, State.view]") == [6, "refusal", "response"]
 
 
+def test_a_link_keeps_the_order_of_the_list(viewer: Open, files: dict[str, Path]) -> None:
+    page = viewer("many")
+    page.evaluate("change({ sort: 'max:evil', descending: false })")
+    page.wait_for_function("() => location.hash.includes('sort')")
+    other = viewer(url=page.url)
+    other.set_input_files("#pick-files", str(files["many"]))
+    other.wait_for_selector(".item")
+    assert other.evaluate("Derived.visible()") == page.evaluate("Derived.visible()")
+
+
 def test_a_link_to_a_comparison_brings_both_results(viewer: Open, files: dict[str, Path]) -> None:
     page = viewer("many", "other")
     page.evaluate("change({ view: 'compare', open: 0, other: 8, compare: 'overlay' })")
