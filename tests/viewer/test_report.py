@@ -22,6 +22,15 @@ def test_the_policy_in_the_viewer_matches_its_blocks() -> None:
     assert "unsafe" not in page.split("<style>")[0]
 
 
+def test_the_committed_report_is_the_viewer_of_today_with_its_results(tmp_path: Path) -> None:
+    results = VIEWER.parent / "experiments/smollm2_135m/inference/results/examples.json"
+    written = write_report([results], tmp_path / "report.html")
+    up_to_date = (
+        written.read_bytes() == results.with_suffix(".html").read_bytes()
+    )  # compared here: pytest would write a diff
+    assert up_to_date, f"python -m extraction.report {results} -o {results.with_suffix('.html')}"
+
+
 def test_a_report_opens_on_its_results_and_keeps_hostile_tokens_as_text(viewer: Open, tmp_path: Path) -> None:
     path = write_report([samples.awkward(), *samples.other_run()], tmp_path / "report.html", name="run.json")
     page = viewer(url=path.as_uri())
