@@ -87,7 +87,7 @@ def matrix_picture(path: Path, tables: Mapping[str, Sequence[Sequence[float]]], 
     for i, (title, table) in enumerate(tables.items()):
         axes = figure.add_subplot(1, len(tables), i + 1)
         values = np.array(table, dtype=float)
-        low, high = (0.0, 1.0) if np.nanmin(values) >= 0 else (-1.0, 1.0)
+        low, high = (-1.0, 1.0) if (values < 0).any() else (0.0, 1.0)
         axes.imshow(values, vmin=low, vmax=high, cmap="RdBu_r")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from extraction.charts import matrix_picture
 from extraction.importing import import_into
 from extraction.vectors import FitSettings, extract_vectors
 from safetensors.torch import load_file, save_file
@@ -208,3 +209,10 @@ def test_an_import_over_the_best_vector_makes_the_matrix_again_and_another_impor
         lab.name, "alpha", str(tmp_path / "turned.safetensors"), overwrite=True, experiments_dir=lab.experiments_dir
     )
     assert float(table(lab)["alpha"]["auroc_beta"]) == pytest.approx(1 - before[0])
+
+
+def test_a_picture_of_what_nothing_could_be_read_of_is_drawn_without_a_warning(tmp_path, recwarn):
+    unknown = [[float("nan")] * 2] * 2
+    matrix_picture(tmp_path / "matrix.png", {"AUROC": unknown, "cosine": [[1.0, -0.2], [-0.2, 1.0]]}, ["alpha", "beta"])
+    assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
+    assert not recwarn.list
