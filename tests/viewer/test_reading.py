@@ -269,6 +269,15 @@ def test_scores_of_any_size_or_spread_are_drawn_in_every_view(
     assert page.locator("#read-value").text_content() not in ("0.0000", "–")
 
 
+def test_closing_all_results_while_they_play_ends_the_play(viewer: Open) -> None:
+    page = viewer("many")
+    page.keyboard.press("Space")
+    page.click("#open-menu")
+    page.click("#close-all")
+    page.wait_for_timeout(400)
+    assert page.locator("#welcome").is_visible()
+
+
 def test_playing_steps_and_stops_at_the_end(viewer: Open) -> None:
     page = viewer("many")
     page.evaluate("change({ open: 1 })")
