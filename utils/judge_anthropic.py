@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from statistics import fmean
 from typing import Any
 
 from utils.config import get_credential
 from utils.errors import UserError
 from utils.judge_completion import count_of
 from utils.judge_endpoint import ChatEndpoint, UnreadableAnswerError, mentions_quota
-from utils.judge_reading import Verdict, read_number, read_yes_no
+from utils.judge_reading import Verdict, answer_request, read_number, read_yes_no
 
 _MAX_TOKENS = 1024  # room for a model that thinks first; the answer itself is a number
 
@@ -61,20 +60,13 @@ class AnthropicEndpoint(ChatEndpoint):
 
     async def _grade(self, client: Any, prompt: str, eval_type: str) -> Verdict:
         words = eval_type in ("binary", "binary_text")
-        if eval_type == "binary":
-            prompt += "\n\nReply with YES or NO and nothing else."
-        elif not words:
-            prompt += f"\n\nReply with one integer from 0 to {9 if eval_type == '0_10' else 100} and nothing else."
         scores, reply = [], ""
         for _ in range(self._samples):
-            reply, finished = await self._ask(client, prompt)
+            reply, finished = await self._ask(client, prompt + answer_request(eval_type))
             read = read_yes_no(reply) if words else read_number(reply, eval_type, finished=finished)
             if read is not None and (finished or not words):
                 scores.append(read)
-        if not scores or 2 * len(scores) < self._samples:
-            return Verdict.unscored(f"no clear answer in {self._quoted(reply)}")
-        kind = "text" if words else "number"
-        return Verdict(fmean(scores), kind if self._samples == 1 else f"mean of {len(scores)} {kind}s")
+        return self._mean(scores, "text" if words else "number", reply)
 
     async def _ask(self, client: Any, prompt: str) -> tuple[str, bool]:
         self.usage.requests += 1

@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from utils.config import without_keys
@@ -183,6 +184,12 @@ class ChatEndpoint(ABC):
 
     def _said(self, error: Exception) -> str:
         return error_text(error, self._api_key)
+
+    def _mean(self, scores: Sequence[float], kind: str, last_reply: str) -> Verdict:
+        """The mean of the valid scores of all samples of a prompt; no score unless at least half are valid."""
+        if not scores or 2 * len(scores) < self._samples:
+            return Verdict.unscored(f"no clear answer in {self._quoted(last_reply)}")
+        return Verdict(fmean(scores), kind if self._samples == 1 else f"mean of {len(scores)} {kind}s")
 
     def _quoted(self, reply: str) -> str:
         return repr(without_keys(reply, self._api_key)[:60])

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,8 +15,10 @@ from utils.judge_completion import count_of, first_choice, is_finished, score_sc
 from utils.judge_endpoint import ChatEndpoint, UnreadableAnswerError, error_text, mentions_quota
 from utils.judge_reading import (
     Verdict,
+    answer_request,
     expected_score,
     first_answer_step,
+    highest_score,
     read_number,
     read_yes_no,
     splits_numbers,
@@ -104,7 +105,7 @@ class OpenAiEndpoint(ChatEndpoint):
 
     async def _grade(self, client: Any, prompt: str, eval_type: str) -> Verdict:
         if eval_type == "binary_text":
-            text, finished = await self._ask(client, prompt, structured=False)
+            text, finished = await self._ask(client, prompt)
             score = read_yes_no(text) if finished else None
             return _verdict(score, "text", f"neither a clear YES nor a clear NO in {self._quoted(text)}")
         if self._uses_logprobs(eval_type):
@@ -143,27 +144,22 @@ class OpenAiEndpoint(ChatEndpoint):
         return _verdict(score, "logprobs", f"little probability on valid answers; it began with {self._quoted(text)}")
 
     async def _grade_by_text(self, client: Any, prompt: str, eval_type: str) -> Verdict:
-        """The mean of the valid ones among ``samples`` stated answers; None unless at least half are valid."""
-        if eval_type == "binary":
-            prompt += "\n\nReply with YES or NO and nothing else."
-        else:
-            prompt += f"\n\nReply with one integer from 0 to {9 if eval_type == '0_10' else 100} and nothing else."
+        """The mean of the answers that are stated in words."""
+        words = eval_type == "binary"
+        high = None if words else highest_score(eval_type)
         scores, reply = [], ""
         for _ in range(self._samples):
-            reply, finished = await self._ask(client, prompt, structured=eval_type != "binary", high=eval_type)
-            read = read_yes_no(reply) if eval_type == "binary" else read_number(reply, eval_type, finished=finished)
+            reply, finished = await self._ask(client, prompt + answer_request(eval_type), high=high)
+            read = read_yes_no(reply) if words else read_number(reply, eval_type, finished=finished)
             if read is not None:
                 scores.append(read)
-        method = "number" if eval_type != "binary" else "text"
-        method = method if self._samples == 1 else f"mean of {len(scores)} {method}s"
-        score = fmean(scores) if scores and 2 * len(scores) >= self._samples else None
-        return _verdict(score, method, f"no clear answer in {self._quoted(reply)}")
+        return self._mean(scores, "text" if words else "number", reply)
 
-    async def _ask(self, client: Any, prompt: str, *, structured: bool, high: str = "0_100") -> tuple[str, bool]:
-        """The reply to a prompt and whether it was finished."""
+    async def _ask(self, client: Any, prompt: str, *, high: int | None = None) -> tuple[str, bool]:
+        """The reply, as JSON with a score up to ``high`` where that is given, and whether it was finished."""
         options: dict[str, Any] = {"temperature": 0} if self._samples == 1 else {}
-        if structured:
-            options["response_format"] = score_schema(9 if high == "0_10" else 100)
+        if high is not None:
+            options["response_format"] = score_schema(high)
         limit = _MANY_TOKENS if self._abilities.reasons else _SOME_TOKENS
         completion = await self._create(client, prompt, limit=limit, **options)
         if not is_finished(completion) and not self._abilities.reasons and was_reasoning(completion):

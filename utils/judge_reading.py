@@ -65,6 +65,19 @@ def answer_values(eval_type: str) -> Mapping[str, float]:
     return {"YES": 1.0, "NO": 0.0}
 
 
+def highest_score(eval_type: str) -> int:
+    """The end of a scale of numbers: 9 on the scale whose answers are one digit, otherwise 100."""
+    return 9 if eval_type == "0_10" else 100
+
+
+def answer_request(eval_type: str) -> str:
+    """What to add to a prompt whose answer will be read as text; binary_text prompts say it themselves."""
+    if eval_type == "binary_text":
+        return ""
+    wanted = "YES or NO" if eval_type == "binary" else f"one integer from 0 to {highest_score(eval_type)}"
+    return f"\n\nReply with {wanted} and nothing else."
+
+
 def expected_score(top: Sequence[tuple[str, float]], eval_type: str) -> float | None:
     """The expected value over the valid answers among ``top`` (token, log-probability), renormalised.
 
@@ -114,7 +127,7 @@ def read_number(text: str, eval_type: str, *, finished: bool = True) -> float | 
     >>> read_number("**87/100**", "0_100"), read_number("I count 3 hedges.", "0_100"), read_number("150", "0_100")
     (87.0, None, None)
     """
-    high = 9 if eval_type == "0_10" else 100
+    high = highest_score(eval_type)
     text = without_thinking(text)
     if not finished and re.search(r"[0-9.]\s*$", text):
         return None
