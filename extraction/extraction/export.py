@@ -39,7 +39,7 @@ def export_vectors(
         all_layers: a control vector that acts at every layer that the form can express; effects add up.
         unit: what strength 1 adds in the forms of other programs: the vector as it is, whose length is the distance of
             the class means (contrast), or a direction of length one (unit).
-        model_hint: model name in GGUF files; by default the experiment's.
+        model_hint: model name in GGUF files; by default the vector's.
         license_name: licence on the model card, such as apache-2.0.
         experiments_dir: folder of the experiments.
     """
