@@ -2,8 +2,8 @@
 
     python benchmarks/growth.py
 
-Each size runs in a process of its own, whose peak resident memory the operating system reports. Memory-mapped pages of
-the growing file count as resident until the kernel wants them back, so the file's size stands beside.
+Each size runs in a process of its own, whose peak resident memory the operating system reports; the size of the file
+that it writes stands beside.
 """
 
 from __future__ import annotations

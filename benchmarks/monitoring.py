@@ -60,7 +60,7 @@ def benchmark(
 
 
 def random_vectors(loaded):
-    """Unit vectors for 8 traits at every layer."""
+    """A random vector for each of 8 traits at every layer."""
     import torch
 
     from traitlens import n_layers

@@ -42,6 +42,7 @@ def random_directions(span: ContrastSpan, folds: Folds, *, n_directions: int = 2
     """Held-out AUROC of directions drawn at random in activation space, each turned by its training examples.
 
     High figures say that the classes differ in almost every direction: by position, length or norm, not by a trait.
+    None where nothing could be held out.
     """
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(span.mean_difference.shape[0], n_directions, generator=generator, dtype=torch.float64)
@@ -54,7 +55,7 @@ def shuffled_labels(
 ) -> Chance | None:
     """Held-out AUROC of the same method when labels are shuffled among the responses to each question.
 
-    Anything but 0.5 means that the evaluation itself leaks.
+    Anything but 0.5 means that the evaluation itself leaks. None where nothing could be held out.
     """
     generator = torch.Generator().manual_seed(seed)
     scores, labels = [], []

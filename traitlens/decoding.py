@@ -53,6 +53,7 @@ class GenerateCall:
         arguments: what the caller gave, keyword arguments merged in.
         defaults: the model's own generation config, None where it has none.
         cached: how many tokens the caller's cache held before the call.
+        is_encoder_decoder: whether the model reads the prompt with another stack than it writes with.
     """
 
     arguments: Mapping[str, Any]
