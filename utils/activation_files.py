@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TENSOR = "activations"
-SCRIPT = "2_extract_activations.py"
+_STAGE = 2
 _METADATA = "metadata.json"
 _FINGERPRINTS = "files_sha256"
 
@@ -38,7 +38,7 @@ def read_activations_info(folder: TraitFolder) -> ActivationsInfo:
     Raises:
         MissingInputError, DamagedFileError: names the command that makes them.
     """
-    path, remedy = folder.activations_dir / _METADATA, folder.command(SCRIPT)
+    path, remedy = folder.activations_dir / _METADATA, folder.command(_STAGE)
     value = read_json(path, remedy)
     names = {f.name for f in fields(ActivationsInfo)}
     missing = sorted(names - set(value)) if isinstance(value, dict) else sorted(names)
@@ -151,7 +151,7 @@ class ActivationsFile:
 
     @property
     def _remedy(self) -> str:
-        return self.folder.command(SCRIPT)
+        return self.folder.command(_STAGE)
 
 
 def read_activations(folder: TraitFolder) -> ActivationsFile:
@@ -171,7 +171,7 @@ def read_activations(folder: TraitFolder) -> ActivationsFile:
         if responses_fingerprint(responses[polarity]) != info.texts_sha256.get(polarity):
             raise UserError(
                 f"{source.responses_path(polarity)} has changed since its activations were captured. "
-                f"{folder.command(SCRIPT)}{'' if source == folder else f' --responses_from {source.experiment}'}"
+                f"{folder.command(_STAGE)}{'' if source == folder else f' --responses_from {source.experiment}'}"
             )
     return ActivationsFile(folder, info, responses)
 

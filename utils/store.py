@@ -18,6 +18,13 @@ from utils.files import locked, read_json, read_jsonl, remove_leftovers, sha256_
 from utils.records import InstructionPair, Polarity, Response, TraitDefinition
 from utils.response_csv import read_responses_csv, write_responses_csv
 
+# The file of a trait that shows it has come so far, below its folder.
+DEFINITION = "trait_definition.json"
+RESPONSES = "responses/pos.csv"
+ACTIVATIONS = "activations/metadata.json"
+SUMMARY = "vectors/summary.csv"
+
+_SCRIPTS = {1: "1_generate_responses.py", 2: "2_extract_activations.py", 3: "3_extract_vectors.py"}
 # Names become folders: word characters of any language, dots, dashes and inner spaces, nothing that can climb out.
 _NAME = re.compile(r"\w[\w .+-]*", re.UNICODE)
 _LOCK = ".lock"
@@ -36,7 +43,7 @@ class TraitFolder:
     @property
     def definition_path(self) -> Path:
         """The trait's definition."""
-        return self.root / "trait_definition.json"
+        return self.root / DEFINITION
 
     @property
     def responses_metadata_path(self) -> Path:
@@ -70,9 +77,14 @@ class TraitFolder:
         """All journals called ``name`` or ``name.<process>``."""
         return sorted((self.root / "responses").glob(f"{name}*.partial.jsonl"))
 
-    def command(self, script: str) -> str:
+    @property
+    def generation_header_path(self) -> Path:
+        """What a generation was begun with; the file is there until all its responses are."""
+        return self.journal_path("generated.settings")
+
+    def command(self, stage: int) -> str:
         """The command line that makes this trait's files at a stage, for error messages."""
-        return f"Run: python extraction/{script} --experiment {self.experiment} --trait {self.trait}"
+        return f"{_command(stage, self.experiment)} --trait {self.trait}"
 
     def read_definition(self) -> TraitDefinition:
         """The trait's definition.
@@ -126,8 +138,8 @@ class TraitFolder:
     @property
     def _responses_remedy(self) -> str:
         """How to make the responses again: stage 1 takes those that its metadata vouch for as finished."""
-        finished = self.responses_metadata_path.is_file() and not self.journal_paths("generated.settings")
-        return self.command("1_generate_responses.py") + (" --overwrite" if finished else "")
+        finished = self.responses_metadata_path.is_file() and not self.generation_header_path.is_file()
+        return self.command(1) + (" --overwrite" if finished else "")
 
     def write_responses_metadata(self, metadata: dict[str, Any]) -> None:
         """Replace the responses' side-car, atomically."""
@@ -183,6 +195,10 @@ class Experiment:
         with locked(self.root / _LOCK, f"waiting for another run's matrix of {self.root}", wait=True):
             yield
 
+    def command(self, stage: int) -> str:
+        """The command line that makes all traits' files at a stage, for error messages."""
+        return _command(stage, self.name)
+
     def trait(self, name: str) -> TraitFolder:
         """The folder of one trait, which need not exist yet."""
         check_name("trait", name)
@@ -190,7 +206,7 @@ class Experiment:
         return TraitFolder(self.root / name, self.name, name)
 
     def traits_with(self, relative: str) -> list[TraitFolder]:
-        """Traits that have the file or folder ``relative``, such as "trait_definition.json", in order of name."""
+        """Traits that have the file or folder ``relative``, such as ``DEFINITION``, in order of name."""
         return [self.trait(path.name) for path in sorted(self.root.glob("*")) if (path / relative).exists()]
 
     def select(self, traits: Sequence[str], having: str, remedy: str) -> list[TraitFolder]:
@@ -208,10 +224,14 @@ class Experiment:
         return folders
 
 
+def _command(stage: int, experiment: str) -> str:
+    return f"Run: python extraction/{_SCRIPTS[stage]} --experiment {experiment}"
+
+
 def definition_remedy(trait_folder: Path | str) -> str:
     """What to do where a trait has no definition yet."""
     template = "extraction/extraction/templates/trait_definition_template.json"
-    return f"Begin one with: mkdir -p {trait_folder} && cp {template} {trait_folder}/trait_definition.json"
+    return f"Begin one with: mkdir -p {trait_folder} && cp {template} {trait_folder}/{DEFINITION}"
 
 
 def check_name(kind: str, name: str) -> None:

@@ -19,10 +19,11 @@ from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.files import read_json, read_text, replacing, write_bytes, write_json
 from utils.models import LoadedModel, documented_layer
 from utils.records import TraitVector
-from utils.store import Experiment, TraitFolder
+from utils.store import SUMMARY, Experiment, TraitFolder
 
 logger = logging.getLogger(__name__)
 
+_STAGE = 3
 _VECTOR_NAME = re.compile(r"(?P<method>\w{1,99})_layer(?P<layer>[0-9]{1,6})\.pt")
 
 
@@ -43,7 +44,7 @@ def sidecar_path(tensor_path: Path) -> Path:
 
 def summary_path(folder: TraitFolder) -> Path:
     """CSV with one row per method and layer, best first."""
-    return folder.vectors_dir / "summary.csv"
+    return folder.root / SUMMARY
 
 
 def card_path(folder: TraitFolder) -> Path:
@@ -81,7 +82,7 @@ def read_vector(folder: TraitFolder, method: str, layer: int) -> TraitVector:
         DamagedFileError: the tensor or the side-car is not one of ours. Pickled code is never run.
     """
     path = vector_path(folder, method, layer)
-    remedy = f"{folder.command('3_extract_vectors.py')} --methods {method} --layers {layer}"
+    remedy = f"{folder.command(_STAGE)} --methods {method} --layers {layer}"
     if not path.is_file():
         there = ", ".join(f"{m} layer {n}" for m, n in available_vectors(folder)) or "no vectors at all"
         raise MissingInputError(path, f"There are {there}. {remedy}" if len(there) < 200 else remedy)
@@ -192,7 +193,7 @@ def read_summary(folder: TraitFolder) -> list[dict[str, Any]]:
     """
     import pandas as pd
 
-    path, remedy = summary_path(folder), folder.command("3_extract_vectors.py")
+    path, remedy = summary_path(folder), folder.command(_STAGE)
     read_text(path, remedy)
     try:
         # Methods may be called "NA" or "007"; only an empty cell is unknown.
@@ -271,7 +272,5 @@ def _load_local(folder: TraitFolder, layer: int | None, method: str | None) -> T
     place = choose_place(ranked, first.model, layer, method)
     if place is None:
         wanted = " and ".join(f"{k} {v}" for k, v in (("method", method), ("layer", layer)) if v is not None)
-        raise MissingInputError(
-            summary_path(folder), f"It has no vector with {wanted}. {folder.command('3_extract_vectors.py')}"
-        )
+        raise MissingInputError(summary_path(folder), f"It has no vector with {wanted}. {folder.command(_STAGE)}")
     return first if place == ranked[0] else read_vector(folder, *place)

@@ -118,7 +118,7 @@ def _check_not_empty(folder: TraitFolder, counts: dict[Polarity, dict[str, int]]
     shown = "without a threshold" if threshold is None else f"at --threshold {threshold:g}"
     raise UserError(
         f"{folder.trait}: no {' and no '.join(empty)} example is left {shown} ({found}). "
-        f"Lower --threshold, or judge again. {folder.command('1_generate_responses.py')} --judge_only"
+        f"Lower --threshold, or judge again. {folder.command(1)} --judge_only"
     )
 
 

@@ -17,7 +17,7 @@ from utils.foreign_vectors import write_steering_vector
 from utils.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Unit, write_control_vector
 from utils.portable import SUFFIX, Bundle, write_bundle
 from utils.records import TraitVector
-from utils.store import Experiment, TraitFolder
+from utils.store import SUMMARY, Experiment, TraitFolder
 from utils.vectors import available_vectors, card_path, load_vector, ranked_places, read_vector
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,7 @@ def export_traits(
     if settings.all_layers and settings.layers is not None:
         raise UserError("--all_layers and --layers contradict each other: give one of them")
     lab = Experiment(Path(experiments_dir), experiment)
-    remedy = f"Run: python extraction/3_extract_vectors.py --experiment {experiment}"
-    folders = lab.select(names, "vectors/summary.csv", remedy)
+    folders = lab.select(names, SUMMARY, lab.command(3))
     if settings.form == "hub":
         return [_export_hub(folders, settings, Path(output) if output else lab.root / "exports" / "hub")]
     several = len(folders) > 1

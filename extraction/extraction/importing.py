@@ -25,7 +25,7 @@ from utils.gguf_vectors import ControlVector, read_control_vector
 from utils.models import model_of_experiment, same_model
 from utils.portable import is_portable, load_bundle
 from utils.records import TraitVector
-from utils.store import Experiment, TraitFolder
+from utils.store import ACTIVATIONS, Experiment, TraitFolder
 from utils.vectors import (
     ranked_places,
     read_summary,
@@ -190,7 +190,7 @@ def _sizes(model: str) -> tuple[int, int]:
 
 def _contrast(folder: TraitFolder, model: str) -> Contrast | None:
     """The trait's examples, where the experiment has activations of them in this model."""
-    if not (folder.activations_dir / "metadata.json").is_file():
+    if not (folder.root / ACTIVATIONS).is_file():
         return None
     contrast = read_contrast(folder, None, 5, 0)
     if not same_model(contrast.file.info.model, model):

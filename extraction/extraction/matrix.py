@@ -15,7 +15,7 @@ from traitlens.evaluation import auroc
 from utils.files import remove_leftovers_of, replacing
 from utils.models import same_model
 from utils.records import TraitVector
-from utils.store import Experiment, TraitFolder
+from utils.store import ACTIVATIONS, SUMMARY, Experiment, TraitFolder
 from utils.vectors import ranked_places, read_vector, vector_path
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ def write_matrix(lab: Experiment) -> Matrix | None:
 
 
 def _made_anew(lab: Experiment) -> Matrix | None:
-    fitted = lab.traits_with("vectors/summary.csv")
-    folders = [f for f in fitted if (f.activations_dir / "metadata.json").exists()]
+    fitted = lab.traits_with(SUMMARY)
+    folders = [f for f in fitted if (f.root / ACTIVATIONS).exists()]
     for folder in fitted:
         if folder not in folders:
             logger.warning("%s has vectors but no activations here: left out of the matrix", folder.trait)

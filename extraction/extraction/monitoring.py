@@ -17,7 +17,7 @@ from utils.models import LoadedModel, same_model
 from utils.portable import check_sizes, load_model_for
 from utils.prompts import encode_prompt, encode_response, format_conversation, token_texts
 from utils.records import MonitoringRecord, TraitVector
-from utils.store import Experiment
+from utils.store import SUMMARY, Experiment
 from utils.transcripts import Transcript
 from utils.vectors import available_vectors, load_vector, read_vector
 
@@ -57,7 +57,7 @@ def choose_vectors(
         UserError: no such vectors, or vectors of different models.
     """
     chosen = {}
-    for folder in lab.select(traits, "vectors/summary.csv", _fit_command(lab)):
+    for folder in lab.select(traits, SUMMARY, lab.command(3)):
         main = load_vector(lab.name, folder.trait, layer=layer, method=method, experiments_dir=lab.experiments_dir)
         places = [place for place in available_vectors(folder) if place[0] == main.method] if all_layers else []
         chosen[folder.trait] = Chosen(main, tuple(read_vector(folder, *place) for place in places))
@@ -67,10 +67,6 @@ def choose_vectors(
             names = f"{first.trait} is of {first.model}, {vector.trait} of {vector.model}"
             raise UserError(f"the vectors are of different models ({names}): name --traits of one")
     return chosen
-
-
-def _fit_command(lab: Experiment) -> str:
-    return f"Run: python extraction/3_extract_vectors.py --experiment {lab.name}"
 
 
 def _vectors(chosen: Mapping[str, Chosen]) -> Iterator[TraitVector]:

@@ -142,7 +142,7 @@ def begin_journal(folder: TraitFolder, settings: dict[str, Any], overwrite: bool
     """
     if overwrite:
         clear_journal(folder)
-    header_path = folder.journal_path(f"{JOURNAL}.settings")
+    header_path = folder.generation_header_path
     begun = read_jsonl(header_path)
     if begun:
         _check_same(begun[0], settings, folder, "unfinished responses were begun")
@@ -213,6 +213,6 @@ def write_generated(folder: TraitFolder, definition: TraitDefinition, settings: 
 
 def clear_journal(folder: TraitFolder) -> None:
     """Forget what the journals hold; the header goes first, so that rows without it are known to be stale."""
-    folder.journal_path(f"{JOURNAL}.settings").unlink(missing_ok=True)
+    folder.generation_header_path.unlink(missing_ok=True)
     for path in folder.journal_paths(f"{JOURNAL}."):
         path.unlink(missing_ok=True)

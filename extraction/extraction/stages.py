@@ -29,7 +29,7 @@ from utils.config import without_keys
 from utils.errors import UserError
 from utils.models import LoadedModel, load_model, model_of_experiment
 from utils.records import DEFAULT_THRESHOLD, POLARITIES, Context, TraitDefinition
-from utils.store import Experiment, TraitFolder, definition_remedy
+from utils.store import DEFINITION, RESPONSES, Experiment, TraitFolder, definition_remedy
 from utils.tensor_file import StoredDtype
 from utils.versions import package_versions
 
@@ -65,7 +65,7 @@ def run_stage_1(
     lab = Experiment(Path(experiments_dir), experiment)
     names = trait_names(trait, traits)
     remedy = definition_remedy(lab.root / (names[0] if len(names) == 1 else "TRAIT"))
-    folders = lab.select(names, "trait_definition.json", remedy)
+    folders = lab.select(names, DEFINITION, remedy)
     definitions = [folder.read_definition() for folder in folders]
     model_name = gen_model or model_of_experiment(experiment)
 
@@ -126,7 +126,7 @@ def _generate(
     if process.is_main and not begin_journal(folder, recorded, overwrite):
         logger.info("%s: the responses are there already", folder.trait)
     process.wait()
-    if not folder.journal_paths("generated.settings"):
+    if not folder.generation_header_path.is_file():
         return
     with progress_bar(f"{folder.trait}: generating", len(plan(definition, settings)), process) as advance:
         if isinstance(generator, Server):
@@ -192,8 +192,7 @@ def run_stage_2(
     process = this_process(device)
     lab = Experiment(Path(experiments_dir), experiment)
     origin = Experiment(Path(experiments_dir), responses_from or experiment)
-    command = f"Run: python extraction/1_generate_responses.py --experiment {origin.name}"
-    sources = origin.select(trait_names(trait, traits), "responses/pos.csv", command)
+    sources = origin.select(trait_names(trait, traits), RESPONSES, origin.command(1))
     chosen = tuple(layers) if layers is not None else None
     settings = CaptureSettings(context, chosen, batch_size, batch_tokens, neutral_tokens, store_dtype)
     load = functools.cache(

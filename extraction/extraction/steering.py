@@ -106,9 +106,7 @@ def _reader(folder: TraitFolder, vector: TraitVector, read_layer: int | None) ->
         places = [place for place in ranked if place[1] == read_layer]
     if not places:
         wanted = "another layer than the steered one" if read_layer is None else f"layer {read_layer}"
-        raise UserError(
-            f"{folder.trait} has no vector at {wanted} to read with. {folder.command('3_extract_vectors.py')}"
-        )
+        raise UserError(f"{folder.trait} has no vector at {wanted} to read with. {folder.command(3)}")
     return read_vector(folder, *places[0])
 
 

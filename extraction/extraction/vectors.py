@@ -17,14 +17,11 @@ from extraction.sweep import Measured, Sweep, sweep, verdict, warnings_about
 from traitlens.methods import METHODS, ExtractionMethod, get_method
 from utils.errors import UserError
 from utils.records import ActivationsInfo
-from utils.store import Experiment, TraitFolder
+from utils.store import ACTIVATIONS, Experiment, TraitFolder
 from utils.vectors import available_vectors, summary_path, write_summary, write_vector
 from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)
-
-# Folder of stage 2 that a trait must have.
-_ACTIVATIONS = "activations/metadata.json"
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,7 @@ def extract_vectors(
     settings = settings or FitSettings()
     _check(settings)
     lab = Experiment(Path(experiments_dir), experiment)
-    remedy = f"Run: python extraction/2_extract_activations.py --experiment {experiment}"
-    folders = lab.select(names, _ACTIVATIONS, remedy)
+    folders = lab.select(names, ACTIVATIONS, lab.command(2))
     results: dict[str, Sweep] = {}
 
     def work(i: int) -> None:
