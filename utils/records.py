@@ -12,6 +12,8 @@ Polarity = Literal["pos", "neg", "neutral"]
 POLARITIES: tuple[Polarity, ...] = ("pos", "neg", "neutral")
 Context = Literal["question", "full"]
 DEFAULT_THRESHOLD = 50.0
+# What every result of monitoring has; all else is optional.
+REQUIRED_KEYS = ("prompt", "response", "tokens", "trait_scores")
 
 
 @dataclass(frozen=True)
@@ -141,5 +143,4 @@ class MonitoringRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values; optional parts only where they hold something."""
-        required = ("prompt", "response", "tokens", "trait_scores")
-        return {key: value for key, value in asdict(self).items() if value or key in required}
+        return {key: value for key, value in asdict(self).items() if value or key in REQUIRED_KEYS}

@@ -12,13 +12,12 @@ from typing import Any
 
 from utils.errors import DamagedFileError, UserError
 from utils.files import append_jsonl, locked, read_json, read_jsonl, remove_leftovers_of, write_json, write_text
-from utils.records import MonitoringRecord
+from utils.records import REQUIRED_KEYS, MonitoringRecord
 
 logger = logging.getLogger(__name__)
 
-_REMEDY = "Give a result file, as run_dynamics.py writes it"
+REMEDY = "Give a result file, as run_dynamics.py writes it"
 _REPLACE = "Give another --output, or --overwrite to replace it"
-_REQUIRED = ("prompt", "response", "tokens", "trait_scores")
 
 
 @contextlib.contextmanager
@@ -120,7 +119,7 @@ def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, lines[0] + "\n" if len(lines) == 1 else "[\n" + ",\n".join(lines) + "\n]\n")
 
 
-def read_results(path: Path, remedy: str = _REMEDY) -> list[dict[str, Any]]:
+def read_results(path: Path, remedy: str = REMEDY) -> list[dict[str, Any]]:
     """The results in a file, whether it holds one or a list of them; ``remedy`` is what to do where it holds none.
 
     Raises:
@@ -138,7 +137,7 @@ def read_results(path: Path, remedy: str = _REMEDY) -> list[dict[str, Any]]:
 def _problem(result: Any) -> str | None:
     if not isinstance(result, dict):
         return f"is {type(result).__name__}, not an object"
-    missing = [key for key in _REQUIRED if key not in result]
+    missing = [key for key in REQUIRED_KEYS if key not in result]
     if missing:
         return f"lacks {', '.join(missing)}"
     tokens, trait_scores = result["tokens"], result["trait_scores"]

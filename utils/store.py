@@ -132,7 +132,7 @@ class TraitFolder:
         """
         begun = read_jsonl(self.journal_path("generated.settings"))
         if begun and self.read_responses_metadata().get("generation") == begun[0]:
-            place, command = self.root / "responses", self.command("1_generate_responses.py")
+            place, command = self.root / "responses", self.command(1)
             raise UserError(f"{place}: the run that was writing these responses did not finish. {command}")
 
     @property

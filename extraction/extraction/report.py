@@ -18,7 +18,7 @@ from typing import Any
 from extraction.cli import run_command
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.files import read_json, write_text
-from utils.results import read_results
+from utils.results import REMEDY, read_results
 
 logger = logging.getLogger("traitlens")
 
@@ -110,10 +110,9 @@ def _result_files(place: Path) -> Iterator[tuple[str, Path]]:
 
 def _read_results(path: Path) -> Any:
     """What a checked result file holds: one result or a list, which the page names differently."""
-    remedy = "Give a result file, as run_dynamics.py writes it"
     if not read_results(path):
-        raise DamagedFileError(path, "holds no results", remedy)
-    return read_json(path, remedy)
+        raise DamagedFileError(path, "holds no results", REMEDY)
+    return read_json(path, REMEDY)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
