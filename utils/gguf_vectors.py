@@ -31,6 +31,7 @@ UNIT_MEANING: dict[Unit, str] = {
 Reader = Literal["llama.cpp", "repeng"]
 
 _ARCHITECTURE = "controlvector"
+_REMEDY = "Export it again"
 _DIRECTION = re.compile(r"direction\.(\d+)")
 LOWEST_LAYER: dict[Reader, int] = {"llama.cpp": 2, "repeng": 1}
 # What gguf's reader raises at bytes that are not what they should be.
@@ -119,7 +120,6 @@ def read_control_vector(path: Path) -> ControlVector:
         MissingInputError: there is no such file.
         DamagedFileError: it is not a whole GGUF control vector of finite float32 directions.
     """
-    remedy = "Export it again"
     if not path.is_file():
         raise MissingInputError(path, "Give the path of a GGUF control vector")
     try:
@@ -130,10 +130,10 @@ def read_control_vector(path: Path) -> ControlVector:
         # Copied: the reader's arrays are views of the file.
         tensors = {t.name: (t.tensor_type.name, t.data.copy()) for t in reader.tensors}
     except _READING_ERRORS as error:
-        raise DamagedFileError(path, f"not a whole GGUF file ({type(error).__name__})", remedy) from error
+        raise DamagedFileError(path, f"not a whole GGUF file ({type(error).__name__})", _REMEDY) from error
     if text["general.architecture"] != _ARCHITECTURE:
         found = text["general.architecture"] or "none"
-        raise DamagedFileError(path, f"holds the architecture {found!r}, not a control vector", remedy)
+        raise DamagedFileError(path, f"holds the architecture {found!r}, not a control vector", _REMEDY)
     unit: Any = text["traitlens.unit"]
     return ControlVector(
         directions=_directions(path, tensors),
@@ -174,10 +174,10 @@ def _directions(path: Path, tensors: Mapping[str, tuple[str, Any]]) -> dict[int,
             continue
         vector = torch.from_numpy(values) if kind == "F32" and values.ndim == 1 else None
         if vector is None or not bool(torch.isfinite(vector).all()):
-            raise DamagedFileError(path, f"{name} is not a finite float32 vector (it is {kind})", "Export it again")
+            raise DamagedFileError(path, f"{name} is not a finite float32 vector (it is {kind})", _REMEDY)
         directions[int(match[1]) + 1] = vector
     if not directions or len({len(v) for v in directions.values()}) > 1:
-        raise DamagedFileError(path, "holds no directions, or directions of several sizes", "Export it again")
+        raise DamagedFileError(path, "holds no directions, or directions of several sizes", _REMEDY)
     return dict(sorted(directions.items()))
 
 
@@ -185,4 +185,4 @@ def _sidecars(path: Path, text: str | None) -> dict[int, dict[str, Any]]:
     try:
         return {int(layer): sidecar for layer, sidecar in parse_json(text or "{}").items()}
     except (ValueError, AttributeError) as error:
-        raise DamagedFileError(path, "its traitlens.sidecars are not JSON", "Export it again") from error
+        raise DamagedFileError(path, "its traitlens.sidecars are not JSON", _REMEDY) from error

@@ -19,7 +19,7 @@ from utils.files import parse_json, write_bytes
 from utils.hub import download_bundle, is_hub_address, parse_hub_address
 from utils.models import LoadedModel, load_model, same_model
 from utils.records import TraitVector
-from utils.vectors import as_plain, choose_place, trait_vector
+from utils.vectors import as_plain, choose_place, trait_vector, vector_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,21 +68,18 @@ def write_bundle(path: Path, vectors: Sequence[TraitVector]) -> None:
         raise UserError(f"a bundle holds the vectors of one trait and one model, got {len(vectors)} vectors")
     first = vectors[0].metadata
     shared = {k: value for k, value in first.items() if all(v.metadata.get(k, _ABSENT) == value for v in vectors)}
-    own = {_name(v): {k: value for k, value in v.metadata.items() if k not in shared} for v in vectors}
+    named = {vector_name(v.method, v.layer): v for v in vectors}
+    own = {name: {k: value for k, value in v.metadata.items() if k not in shared} for name, v in named.items()}
     header = {
         "format": FORMAT,
         "shared": json.dumps(shared, allow_nan=False),
         "vectors": json.dumps(own, allow_nan=False),
         "ranking": json.dumps(list(own)),
     }
-    write_bytes(path, save({_name(v): v.vector.contiguous() for v in vectors}, header))
+    write_bytes(path, save({name: v.vector.contiguous() for name, v in named.items()}, header))
 
 
 _ABSENT = object()
-
-
-def _name(vector: TraitVector) -> str:
-    return f"{vector.method}_layer{vector.layer}"
 
 
 def read_bundle(path: Path) -> Bundle:

@@ -24,7 +24,12 @@ from utils.store import SUMMARY, Experiment, TraitFolder
 logger = logging.getLogger(__name__)
 
 _STAGE = 3
-_VECTOR_NAME = re.compile(r"(?P<method>\w{1,99})_layer(?P<layer>[0-9]{1,6})\.pt")
+_VECTOR_NAME = re.compile(r"(?P<method>\w{1,99})_layer(?P<layer>[0-9]{1,6})")
+
+
+def vector_name(method: str, layer: int) -> str:
+    """The name of a vector among those of its trait: of its files, and inside a bundle."""
+    return f"{method}_layer{layer}"
 
 
 # Key of the side-car that says which file it is of: a kill can leave a new side-car beside an old vector. Side-cars
@@ -34,7 +39,7 @@ _FINGERPRINT = "vector_sha256"
 
 def vector_path(folder: TraitFolder, method: str, layer: int) -> Path:
     """Where a vector's tensor is; its side-car is beside it."""
-    return folder.vectors_dir / f"{method}_layer{layer}.pt"
+    return folder.vectors_dir / f"{vector_name(method, layer)}.pt"
 
 
 def sidecar_path(tensor_path: Path) -> Path:
@@ -157,7 +162,7 @@ def trait_vector(vector: torch.Tensor, metadata: dict[str, Any]) -> TraitVector:
         if not isinstance(metadata[key], str):
             raise ValueError(f"{key!r} is {_shown(metadata[key])}, not a text")  # noqa: TRY004 - wrong data
     # Both become part of a file's name.
-    is_place = _VECTOR_NAME.fullmatch(f"{metadata['method']}_layer{metadata['layer']}.pt")
+    is_place = _VECTOR_NAME.fullmatch(vector_name(metadata["method"], metadata["layer"]))
     if type(metadata["layer"]) is not int or not is_place:
         place = f"{_shown(metadata['method'])} at layer {_shown(metadata['layer'])}"
         raise ValueError(f"{place} is not a method and the number of a layer")
@@ -173,7 +178,7 @@ def _shown(value: object) -> str:
 
 def available_vectors(folder: TraitFolder) -> list[tuple[str, int]]:
     """(method, layer) of every vector file of a trait, in order."""
-    matches = [_VECTOR_NAME.fullmatch(path.name) for path in folder.vectors_dir.glob("*.pt")]
+    matches = [_VECTOR_NAME.fullmatch(path.stem) for path in folder.vectors_dir.glob("*.pt")]
     return sorted((m["method"], int(m["layer"])) for m in matches if m)
 
 
@@ -204,7 +209,7 @@ def read_summary(folder: TraitFolder) -> list[dict[str, Any]]:
     if not rows or not {"method", "layer"} <= set(rows[0]):
         raise DamagedFileError(path, "lacks the columns method and layer", remedy)
     for number, row in enumerate(rows, start=1):
-        if not _VECTOR_NAME.fullmatch(f"{row['method']}_layer{row['layer']}.pt"):
+        if not _VECTOR_NAME.fullmatch(vector_name(row["method"], row["layer"])):
             raise DamagedFileError(path, f"row {number} names no method and layer", remedy)
         row["layer"] = int(row["layer"])
     return rows

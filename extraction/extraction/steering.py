@@ -20,7 +20,7 @@ from utils.judge import Judge
 from utils.portable import check_model, load_model_for
 from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
-from utils.vectors import load_vector, ranked_places, read_vector
+from utils.vectors import load_vector, ranked_places, read_vector, vector_name
 from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def run_causal_check(
     )
     reader = _reader(folder, vector, settings.read_layer)
     definition = definition_behind(folder, vector.metadata.get("responses_from"))
-    path = Path(output) if output else folder.vectors_dir / f"steering_{vector.method}_layer{vector.layer}.json"
+    path = Path(output) if output else folder.vectors_dir / f"steering_{vector_name(vector.method, vector.layer)}.json"
     if path.suffix == ".png":
         raise UserError(f"{path} is where the picture of the answers goes: give --output an ending such as .json")
     loaded = load_model_for(vector, model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
