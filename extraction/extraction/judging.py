@@ -29,13 +29,18 @@ _CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """How to judge, as the flags of stage 1 say it; ``threshold`` None means the default."""
+    """How to judge, as the flags of stage 1 say it; ``threshold`` None means the default, which ``kept_from`` knows."""
 
     judge_model: str | None = None
     judge_base_url: str | None = None
     judge_concurrency: int = 20
     judge_samples: int = 1
     threshold: float | None = None
+
+    @property
+    def kept_from(self) -> float:
+        """The score from which a response shows what it was asked for."""
+        return DEFAULT_THRESHOLD if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def judge_trait(
     rows = [_Row(p, i, r) for p in POLARITIES for i, r in enumerate(responses[p])]
     prompt_hash = sha256_of_texts([definition.eval_prompt])
     if (recorded.get("name"), recorded.get("eval_prompt_sha256")) != (judge.name, prompt_hash):
-        rows = _without_scores(folder, rows, recorded, judge, prompt_hash)
+        rows = _without_scores(folder, rows, recorded.get("name"), judge)
     rows = _with_journal(folder, definition, rows, judge)
     tokens_before = judge.usage.tokens
     rows, reasons = _score(folder, definition, rows, judge)
@@ -127,11 +132,10 @@ def judge_trait(
         if responses[polarity]:
             folder.write_responses(polarity, [row.response for row in rows if row.polarity == polarity])
     sides = {polarity: [row.response for row in rows if row.polarity == polarity] for polarity in POLARITIES}
-    threshold = DEFAULT_THRESHOLD if settings.threshold is None else settings.threshold
     report = {
         "name": judge.name,
         "eval_prompt_sha256": prompt_hash,
-        **agreement(sides, threshold),
+        **agreement(sides, settings.kept_from),
         "reasons": dict(Counter(reasons).most_common(5)),
         "tokens": judge.usage.tokens - tokens_before,
         "earlier": _earlier(recorded, judge.name),
@@ -143,14 +147,11 @@ def judge_trait(
     return report
 
 
-def _without_scores(
-    folder: TraitFolder, rows: list[_Row], recorded: dict[str, Any], judge: Judge, prompt_hash: str
-) -> list[_Row]:
+def _without_scores(folder: TraitFolder, rows: list[_Row], before: str | None, judge: Judge) -> list[_Row]:
     """The rows to be scored anew, saying so where scores are replaced."""
     if any(row.response.trait_score is not None for row in rows):
-        before = recorded.get("name") or "an unrecorded judge"
-        same = recorded.get("name") == judge.name and recorded.get("eval_prompt_sha256") != prompt_hash
-        why = "the eval_prompt has changed" if same else f"they were scored by {before}"
+        by = before or "an unrecorded judge"
+        why = "the eval_prompt has changed" if before == judge.name else f"they were scored by {by}"
         logger.info("%s: scoring all responses anew with %s: %s", folder.trait, judge.name, why)
     return [replace(row, response=replace(row.response, trait_score=None, judge_method="")) for row in rows]
 

@@ -28,7 +28,7 @@ from extraction.serving import Server, generate_through_server
 from utils.config import without_keys
 from utils.errors import UserError
 from utils.models import LoadedModel, load_model, model_of_experiment
-from utils.records import DEFAULT_THRESHOLD, POLARITIES, Context, TraitDefinition
+from utils.records import POLARITIES, Context, TraitDefinition
 from utils.store import DEFINITION, RESPONSES, Experiment, TraitFolder, definition_remedy
 from utils.tensor_file import StoredDtype
 from utils.versions import package_versions
@@ -155,8 +155,7 @@ def _report_endings(folder: TraitFolder, settings: GenerationSettings) -> None:
 def _judge(folder: TraitFolder, definition: TraitDefinition, scorer: Any, settings: JudgeSettings) -> None:
     report = judge_trait(folder, definition, scorer, settings)
     metadata = folder.read_responses_metadata()
-    threshold = DEFAULT_THRESHOLD if settings.threshold is None else settings.threshold
-    folder.write_responses_metadata({**metadata, "threshold": threshold, "judge": report})
+    folder.write_responses_metadata({**metadata, "threshold": settings.kept_from, "judge": report})
 
 
 def run_stage_2(
