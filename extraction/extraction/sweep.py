@@ -81,6 +81,11 @@ class Sweep:
         """The chosen vector."""
         return next(v for v in self.vectors if (v.method, v.layer) == (self.choice.method, self.choice.layer))
 
+    @property
+    def strongest_control(self) -> Control | None:
+        """The control with the highest AUROC; None where none was measured."""
+        return max(self.controls, key=lambda c: c.auroc, default=None)
+
 
 def sweep(
     contrast: Contrast,
@@ -221,7 +226,7 @@ def verdict(trait: str, result: Sweep) -> str:
     best = f"{trait}: {result.best.method} at layer {result.best.layer}"
     if result.nested is None:
         return f"{best}, not measured: {_why_unmeasured(result)}"
-    strongest = max(result.controls, key=lambda c: c.auroc, default=None)
+    strongest = result.strongest_control
     beside = f"; best control: {strongest.name} {strongest.auroc:.2f}" if strongest else ""
     return f"{best}, held-out AUROC {result.nested}{beside}"
 

@@ -204,7 +204,7 @@ def _own_metadata(measured: Measured, info: ActivationsInfo, best: bool) -> dict
 
 def _summary_row(measured: Measured, best: bool, result: Sweep) -> dict[str, Any]:
     metrics, neutral = measured.metrics, measured.neutral
-    strongest = max(result.controls, key=lambda c: c.auroc, default=None)
+    strongest = result.strongest_control
     return {
         "method": measured.method,
         "layer": measured.layer,
