@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from traitlens.evaluation import Interval
 from traitlens.layers import LAYER_CONVENTION
 from utils.embedded import EMBEDDED_MODEL
 from utils.files import write_text
@@ -81,7 +82,7 @@ def _figures(vector: TraitVector) -> list[str]:
 
 
 def _interval(value: Mapping[str, float] | None) -> str:
-    return f"{value['value']:.2f} ({value['low']:.2f}-{value['high']:.2f})" if value else _UNKNOWN
+    return str(Interval(value["value"], value["low"], value["high"])) if value else _UNKNOWN
 
 
 def _controls(controls: Mapping[str, Mapping[str, Any] | None]) -> str:
