@@ -81,10 +81,7 @@ def check_loaded(loaded: LoadedModel) -> list[Finding]:
 
 
 def _token_rows(loaded: LoadedModel) -> list[list[int]]:
-    from utils.prompts import encode_prompt, encode_response, format_prompt
-
-    prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, _QUESTION))
-    return [prompt + encode_response(loaded.tokenizer, response) for response in _RESPONSES]
+    return [example.ids for example in _examples(loaded, [_QUESTION])]
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
