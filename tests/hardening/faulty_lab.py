@@ -57,6 +57,14 @@ def files(folder):
     }
 
 
+def refused(ended, *words):
+    """Check that a run ended in one line that says the words."""
+    assert ended.status == 1, ended.said
+    assert "Traceback" not in ended.said
+    assert ended.last_line.startswith("error: "), ended.said
+    assert all(word in ended.last_line for word in words), ended.last_line
+
+
 @functools.cache
 def finished_place():
     """A nursery, an experiment with all stages done, and its model, made once for all modules.

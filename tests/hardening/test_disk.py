@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import torch
 
-from tests.hardening.faulty_lab import arguments, files, finished_place
+from tests.hardening.faulty_lab import arguments, files, finished_place, refused
 from utils.tensor_file import RowWriter
 
 STAGES = (1, 2, 3)
@@ -15,13 +15,6 @@ STAGES = (1, 2, 3)
 @pytest.fixture
 def place():
     return finished_place()
-
-
-def refused(ended, *words):
-    assert ended.status == 1, ended.said
-    assert "Traceback" not in ended.said
-    assert ended.last_line.startswith("error: "), ended.said
-    assert all(word in ended.last_line for word in words), ended.last_line
 
 
 @pytest.mark.parametrize("stage", STAGES)
