@@ -17,7 +17,6 @@ from extraction import report
 from utils.activation_files import activations_path, read_activations, write_activations_info
 from utils.config import get_credential, load_credentials
 from utils.errors import UserError
-from utils.files import write_json
 from utils.foreign_vectors import read_steering_vector
 from utils.gguf_vectors import read_control_vector
 from utils.hub import parse_hub_address
@@ -223,16 +222,9 @@ def _with_responses(folder):
     return trait
 
 
-def info_fields(info):
-    """The side-car's values as the installed version of the project names them."""
-    from dataclasses import fields
-
-    return {f.name: info.get(f.name, {}) for f in fields(ActivationsInfo)}
-
-
 def _activations(folder, data):
     trait = _with_responses(folder)
-    write_activations_info(trait.activations_dir, ActivationsInfo(**info_fields(INFO)))
+    write_activations_info(trait.activations_dir, ActivationsInfo(**INFO))
     _put(activations_path(trait, "pos"), data)
     found = read_activations(trait).layer("pos", 2)
     assert found.shape == (2, HIDDEN)
@@ -415,8 +407,3 @@ def outcome(reader, folder, data):
     finally:
         logging.disable(level)
     return f"read: {TOLD[reader](found)}" if reader in TOLD else "read"
-
-
-def write_sample(path, value):
-    """A file of JSON, for generators of inputs."""
-    write_json(path, value)

@@ -10,8 +10,6 @@ import pytest
 from . import samples
 from .conftest import Open
 
-FIRST = next(iter(samples.ANSWERS))
-
 
 def numbers(page: Any, selector: str) -> list[str]:
     return page.locator(selector).all_text_contents()
