@@ -2,18 +2,15 @@
 
 import dataclasses
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.hardening.faulty_lab import files
 from tests.stages.conftest import ROOT, script
 from utils.activation_files import read_activations
 
@@ -29,14 +26,6 @@ def generate(lab, tiny_model_folder):
         )  # fmt: skip
 
     return run
-
-
-def _files(folder):
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != ".lock"
-    }
 
 
 def test_stage_1_writes_every_question_under_every_instruction_and_the_neutral_ones(lab, generate):
@@ -57,107 +46,34 @@ def test_stage_1_writes_every_question_under_every_instruction_and_the_neutral_o
 
 def test_all_traits_are_done_where_none_is_named_and_a_second_run_has_nothing_to_do(lab, generate):
     generate("--n_questions", 2, "--n_instructions", 1)
-    before = _files(lab.root)
+    before = files(lab.root)
     assert {"alpha/responses/pos.csv", "beta/responses/neg.csv"} <= set(before)
     assert "there already" in generate("--n_questions", 2, "--n_instructions", 1).stderr
-    assert _files(lab.root) == before
+    assert files(lab.root) == before
 
 
 def test_other_settings_do_not_mix_into_responses_that_are_there(lab, generate):
     generate("--trait", "alpha")
-    before = _files(lab.root)
+    before = files(lab.root)
     refused = generate("--trait", "alpha", "--seed", 7, check=False)
     assert refused.returncode == 1
     assert "seed 0, now 7" in refused.stderr
-    assert _files(lab.root) == before
+    assert files(lab.root) == before
     generate("--trait", "alpha", "--seed", 7, "--overwrite")
-    assert _files(lab.root) != before
-
-
-def _killed_at_random_moments_until_done(run, how_often, longest):
-    """Start ``run`` again and again, killing it a little later each time at random; then let it finish."""
-    moments = random.Random(0)
-    for i in range(how_often):
-        process = run()
-        time.sleep(moments.uniform(0, longest))
-        process.send_signal(signal.SIGKILL if i % 3 else signal.SIGINT)
-        process.wait()
-    process = run()
-    assert process.wait() == 0
-
-
-@pytest.mark.parametrize("stage", [1, 2])
-def test_killed_at_any_moment_a_stage_ends_with_the_files_of_an_uninterrupted_run(
-    stage, lab, generate, tiny_model_folder
-):
-    """In this process's children, forked after the imports, so that the kills fall into the work and not the start-up."""
-    code = f"""
-import os, sys, time
-os.environ["OMP_NUM_THREADS"] = "1"
-sys.argv = [{"1_generate_responses.py" if stage == 1 else "2_extract_activations.py"!r}, *sys.argv[1:]]
-import torch, transformers, pandas, safetensors
-torch.set_num_threads(1)
-import extraction.stages
-path = {str(ROOT / "extraction")!r} + "/" + sys.argv[0]
-import runpy
-print("ready", flush=True)
-runpy.run_path(path, run_name="__main__")
-"""
-    arguments = [
-        "--experiment",
-        lab.name,
-        "--trait",
-        "alpha",
-        "--device",
-        "cpu",
-        "--experiments_dir",
-        str(lab.experiments_dir),
-    ]
-    if stage == 1:
-        arguments += [
-            "--gen_model",
-            str(tiny_model_folder),
-            "--judge_model",
-            "none",
-            "--max_new_tokens",
-            "60",
-            "--batch_size",
-            "2",
-        ]
-    else:
-        generate("--trait", "alpha")
-        arguments += ["--batch_size", "1"]
-
-    def run():
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        process.stdout.readline()
-        return process
-
-    began = time.perf_counter()
-    assert run().wait() == 0
-    took = time.perf_counter() - began
-    part = "responses" if stage == 1 else "activations"
-    whole = _files(lab.trait("alpha").root / part)
-    for path in sorted((lab.trait("alpha").root / part).glob("*")):
-        path.unlink()
-    _killed_at_random_moments_until_done(run, 4, min(took / 3, 1.5))
-    assert _files(lab.trait("alpha").root / part) == whole
-    assert not lab.trait("alpha").unfinished_activations_dir.exists()
+    assert files(lab.root) != before
 
 
 def test_two_processes_write_what_one_writes(lab, generate, tiny_model_folder):
     generate("--trait", "alpha")
     script(STAGE_2, "--trait", "alpha", "--device", "cpu", lab=lab)
-    single_texts = _files(lab.trait("alpha").root / "responses")
+    single_texts = files(lab.trait("alpha").root / "responses")
     single = {p.name: load_file(p) for p in lab.trait("alpha").activations_dir.glob("*.safetensors")}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--rdzv-backend", "c10d",
                 "--rdzv-endpoint", "localhost:0"]  # fmt: skip
     for path in (lab.trait("alpha").root / "responses").glob("*"):
         path.unlink()
     generate("--trait", "alpha", launcher=launcher)
-    assert _files(lab.trait("alpha").root / "responses") == single_texts
+    assert files(lab.trait("alpha").root / "responses") == single_texts
     accelerate = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
                   "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
     for rows, by in ((2, launcher), (3, accelerate)):  # other batches are another capture, which is made anew
@@ -239,16 +155,16 @@ def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, t
         (["--device", "warp"], "device 'warp'"),
     ],
 )
-def test_stage_1_refuses_in_one_line_and_writes_nothing(arguments, said, lab, tiny_model_folder):
-    before = _files(lab.root)
+def test_stage_1_refuses_in_one_line_and_writes_nothing(arguments, said, lab, tiny_model_folder, monkeypatch):
+    before = files(lab.root)
     given = dict(zip(["--gen_model", "--judge_model"], [str(tiny_model_folder), "none"], strict=True))
     given.update(dict(zip(arguments[::2], arguments[1::2], strict=True)))
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused = script(STAGE_1, *[x for pair in given.items() for x in pair], lab=lab, check=False)
     assert refused.returncode == 1
     assert said in refused.stderr.splitlines()[-1]
     assert "Traceback" not in refused.stderr
-    assert _files(lab.root) == before
+    assert files(lab.root) == before
 
 
 def test_a_definition_without_answer_is_refused_before_anything_is_generated(lab, generate):
