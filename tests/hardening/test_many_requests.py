@@ -10,6 +10,7 @@ from extraction.stages import run_stage_1
 
 from benchmarks import judge_load
 from tests.hardening.faulty_lab import make_lab
+from utils.errors import UserError
 from utils.generation import Sampling
 from utils.judge_endpoint import ApiJudge, JudgeError, Usage
 from utils.judge_openai import OpenAiEndpoint
@@ -111,7 +112,7 @@ def test_stage_1_closes_its_judge_whatever_happens(fails, tmp_path, monkeypatch)
         )  # fmt: skip
 
     if fails:
-        with pytest.raises(Exception, match=r"neg\.csv"):
+        with pytest.raises(UserError, match=r"neg\.csv"):
             judge()
     else:
         judge()

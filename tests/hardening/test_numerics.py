@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import traitlens
 from traitlens.calibration import calibrate, midpoint_baseline, neutral_scale
 from traitlens.compute import (
     compute_derivative,
@@ -251,10 +250,3 @@ def test_a_trajectory_that_is_not_one_finite_score_per_token_is_refused(bad):
 def test_a_smoothing_window_that_has_no_middle_is_refused(window):
     with pytest.raises(ValueError, match="odd number"):
         smoothed([1.0, 2.0], window)
-
-
-def test_every_public_function_of_numbers_has_been_tried_here():
-    tried = set(globals()) | {"analyze_dynamics"}
-    numeric = {"projection", "mean_difference", "cosine_similarity", "normalize_vectors", "compute_derivative"}
-    assert numeric <= tried
-    assert numeric <= set(dir(traitlens))

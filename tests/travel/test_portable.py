@@ -14,7 +14,7 @@ from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.hub import parse_hub_address
 from utils.models import LoadedModel, same_model
 from utils.portable import check_model, load_model_for, read_bundle, write_bundle
-from utils.vectors import available_vectors, load_vector, read_vector
+from utils.vectors import load_vector, read_vector
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -257,7 +257,3 @@ def test_hub_addresses_are_taken_apart(text, parts):
 def test_addresses_of_another_form_are_refused(text):
     with pytest.raises(UserError, match="hf://org/repo/trait"):
         parse_hub_address(text)
-
-
-def test_the_fixture_holds_vectors_of_two_methods(folder):
-    assert len(available_vectors(folder)) == 8

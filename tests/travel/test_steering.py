@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.conftest import small_model
-from traitlens import ActivationCapture, HookManager, TraitMonitor, add_steering_hook, dose_response, projection
+from traitlens import ActivationCapture, HookManager, TraitMonitor, add_steering_hook, dose_response
 
 IDS = torch.tensor([[1, 17, 42, 99, 7], [1, 5, 6, 210, 33]])
 
@@ -96,7 +96,6 @@ def test_a_monitor_at_the_steered_layer_reads_the_dose(vector):
         with TraitMonitor(model, {"trait": (vector, 3)}) as monitor:
             model(IDS[:1])
     torch.testing.assert_close(monitor.scores()["trait"], plain + 4.0, atol=1e-4, rtol=1e-5)
-    assert projection(vector, vector) > 0
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(2, 32), torch.tensor([float("nan")] * 32)])
