@@ -11,7 +11,8 @@ from traitlens.methods import standardised_separation
 
 # Resamples x examples whose weights are in memory together.
 _WEIGHTS_AT_ONCE = 10_000_000
-_TAILS = torch.tensor([0.025, 0.975], dtype=torch.float64)
+# The ends of a 95 % interval.
+TAILS = torch.tensor([0.025, 0.975], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def auroc_interval(
     check_scores(scores, labels, *clusters)
     value = auroc(scores, labels)
     samples = _bootstrap(scores, labels, clusters, n_bootstrap, seed)
-    low, high = torch.nanquantile(samples, _TAILS).tolist()
+    low, high = torch.nanquantile(samples, TAILS).tolist()
     if value in (0.0, 1.0):
         unseen = 1 - 0.025 ** (1 / len(clusters[0].unique()))
         low, high = (1 - unseen, 1.0) if value == 1 else (0.0, unseen)
@@ -164,7 +165,7 @@ def auroc_difference(
     both = [s[known] for s in (scores, others)]
     labels, clusters = labels[known], [c[known] for c in clusters]
     first, second = (_bootstrap(s, labels, clusters, n_bootstrap, seed) for s in both)
-    low, high = torch.nanquantile(first - second, _TAILS).tolist()
+    low, high = torch.nanquantile(first - second, TAILS).tolist()
     return Interval(auroc(both[0], labels) - auroc(both[1], labels), low, high)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from traitlens.compute import fault_of_vector
+from traitlens.evaluation import TAILS
 from traitlens.hooks import HookManager
 
 
@@ -100,7 +101,7 @@ def dose_response(doses: Sequence[float], readouts: Tensor, *, resamples: int = 
         raise ValueError("no prompt has readouts at two different doses")
     generator = torch.Generator().manual_seed(seed)
     picks = torch.randint(len(slopes), (resamples, len(slopes)), generator=generator)
-    low, high = torch.quantile(slopes[picks].mean(dim=1), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(slopes[picks].mean(dim=1), TAILS).tolist()
     share = float((slopes > 0).double().mean())
     return DoseResponse(float(slopes.mean()), low, high, share, len(slopes))
 
