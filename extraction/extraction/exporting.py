@@ -14,7 +14,7 @@ from utils.activation_files import responses_folder
 from utils.errors import UserError
 from utils.files import write_bytes
 from utils.foreign_vectors import write_steering_vector
-from utils.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Unit, write_control_vector
+from utils.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Reader, Unit, write_control_vector
 from utils.portable import SUFFIX, Bundle, write_bundle
 from utils.records import TraitVector
 from utils.store import SUMMARY, Experiment, TraitFolder
@@ -57,8 +57,9 @@ def export_traits(
         raise UserError("--all_layers and --layers contradict each other: give one of them")
     lab = Experiment(Path(experiments_dir), experiment)
     folders = lab.select(names, SUMMARY, lab.command(3))
+    exports = lab.root / "exports"
     if settings.form == "hub":
-        return [_export_hub(folders, settings, Path(output) if output else lab.root / "exports" / "hub")]
+        return [_export_hub(folders, settings, Path(output) if output else exports / "hub")]
     several = len(folders) > 1
     if output and several and Path(output).suffix:
         raise UserError(f"--output must be a folder for {len(folders)} traits, got {output}")
@@ -66,9 +67,7 @@ def export_traits(
 
     def work(i: int) -> None:
         vectors = _chosen(folders[i], settings)
-        path = (
-            Path(output) if output and not several else Path(output or lab.root / "exports") / _name(vectors, settings)
-        )
+        path = Path(output) if output and not several else Path(output or exports) / _name(vectors, settings)
         _write(path, vectors, settings)
         paths.append(path)
 
@@ -87,7 +86,7 @@ def _chosen(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
         return [read_vector(folder, main.method, layer) for layer in sorted(set(settings.layers))]
     if not settings.all_layers:
         return [main]
-    lowest = LOWEST_LAYER["llama.cpp" if settings.form == "gguf" else "repeng"]
+    lowest = LOWEST_LAYER[_reader(settings.form)]
     layers = [layer for method, layer in available_vectors(folder) if method == main.method]
     left_out = [layer for layer in layers if layer < lowest]
     if left_out:
@@ -99,6 +98,11 @@ def _chosen(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
     if len(kept) > 1:
         logger.info("%s: acts at %d layers, whose effects add up: begin with a small strength", folder.trait, len(kept))
     return [read_vector(folder, main.method, layer) for layer in kept]
+
+
+def _reader(form: Form) -> Reader:
+    """The program whose layers a form has; steering-vectors numbers them as repeng does."""
+    return "llama.cpp" if form == "gguf" else "repeng"
 
 
 def _ranked(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
@@ -127,8 +131,9 @@ def _write(path: Path, vectors: list[TraitVector], settings: ExportSettings) -> 
     elif settings.form == "steering_vectors":
         write_steering_vector(path, vectors, settings.unit)
     else:
-        reader: Literal["llama.cpp", "repeng"] = "llama.cpp" if settings.form == "gguf" else "repeng"
-        write_control_vector(path, vectors, unit=settings.unit, reader=reader, model_hint=settings.model_hint)
+        write_control_vector(
+            path, vectors, unit=settings.unit, reader=_reader(settings.form), model_hint=settings.model_hint
+        )
     unit = "" if settings.form == "bundle" else f"; {UNIT_MEANING[settings.unit]}"
     logger.info("%s (%s)%s: %s", first.trait, what, unit, path)
     logger.info("use it: %s", _USE[settings.form].format(path=path))
