@@ -69,9 +69,7 @@ def download_bundle(address: HubAddress) -> tuple[Path, str]:
         load_credentials()
     name = f"{address.trait}.safetensors"
     try:
-        path = Path(
-            hf_hub_download(address.repo, name, revision=address.revision, token=get_credential("HF_TOKEN") or None)
-        )
+        path = Path(hf_hub_download(address.repo, name, revision=address.revision, token=get_credential("HF_TOKEN")))
     except (OSError, ValueError, EntryNotFoundError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
         at = f" at {address.revision}" if address.revision else ""
