@@ -121,7 +121,7 @@ def load_model(
     if not sys.stderr.isatty():
         disable_progress_bar()
 
-    path = str(embedded_model_folder()) if name == EMBEDDED_MODEL else name
+    path = model_path(name)
     device = device or _default_device()
     shared = {"revision": revision, "token": get_credential("HF_TOKEN"), "trust_remote_code": trust_remote_code}
     placement = {"device_map": "auto"} if device == "auto" else {}
@@ -138,6 +138,11 @@ def load_model(
         tokenizer.pad_token_id = tokenizer.eos_token_id
     logger.info("loaded %s (%s, %s)", name, device, str(model.dtype).removeprefix("torch."))
     return LoadedModel(model.eval(), tokenizer, name, path, getattr(model.config, "_commit_hash", None))
+
+
+def model_path(name: str) -> str:
+    """What transformers loads for a model's name: the embedded model's folder, or the name itself."""
+    return str(embedded_model_folder()) if name == EMBEDDED_MODEL else name
 
 
 def _default_device() -> str:

@@ -18,11 +18,10 @@ from traitlens.calibration import midpoint_baseline, neutral_scale
 from traitlens.compute import projection
 from traitlens.evaluation import evaluate
 from traitlens.layers import LAYER_CONVENTION
-from utils.embedded import EMBEDDED_MODEL, embedded_model_folder
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.foreign_vectors import read_steering_vector
 from utils.gguf_vectors import ControlVector, read_control_vector
-from utils.models import model_of_experiment, same_model
+from utils.models import model_of_experiment, model_path, same_model
 from utils.portable import is_portable, load_bundle
 from utils.records import TraitVector
 from utils.store import ACTIVATIONS, Experiment, TraitFolder
@@ -178,8 +177,7 @@ def _sizes(model: str) -> tuple[int, int]:
     from transformers import AutoConfig
 
     try:
-        path = embedded_model_folder() if model == EMBEDDED_MODEL else model
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(model_path(model), trust_remote_code=False).get_text_config()
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
