@@ -22,6 +22,7 @@ class Reply:
     status: int = 200
     headers: dict = field(default_factory=dict)
     delay: float = 0.0
+    together: int = 0  # is held until so many requests have been open at once, so that a busy machine sees no fewer
 
 
 class ScriptedServer(ThreadingHTTPServer):
@@ -35,7 +36,7 @@ class ScriptedServer(ThreadingHTTPServer):
         self.answer = answer
         self.requests = []
         self.headers = []
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
         self.busy = self.busiest = 0
 
     @property
@@ -56,6 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
             server.headers.append({name.lower(): value for name, value in self.headers.items()})
             server.busy += 1
             server.busiest = max(server.busiest, server.busy)
+            server.lock.notify_all()
         try:
             self.reply(server.answer(body, number))
         finally:
@@ -63,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
                 server.busy -= 1
 
     def reply(self, reply):
+        with self.server.lock:
+            self.server.lock.wait_for(lambda: self.server.busiest >= reply.together, timeout=20)
         time.sleep(reply.delay)
         if reply.body is CUT:
             self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"choi')
@@ -98,7 +102,7 @@ def error(status, message, *, param=None, code=None, headers=None):
     return Reply(body, status, headers or {})
 
 
-def completion(text, steps=None, finish="stop", delay=0.0):
+def completion(text, steps=None, finish="stop", delay=0.0, together=0):
     """A chat completion; ``steps`` are (token, {token: probability}) pairs."""
     logprobs = None
     if steps is not None:
@@ -120,7 +124,7 @@ def completion(text, steps=None, finish="stop", delay=0.0):
     }
     usage = {"prompt_tokens": 40, "completion_tokens": 2, "total_tokens": 42}
     body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-    return Reply(body, delay=delay)
+    return Reply(body, delay=delay, together=together)
 
 
 def message(text, stop="end_turn"):
