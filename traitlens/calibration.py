@@ -60,7 +60,8 @@ class Calibration:
     Attributes:
         slope: per unit of the scores it was fitted to.
         intercept: log-odds at the score 0.
-        brier: mean squared error of the probabilities, each from a fit without the example's fold; 0.25 is a coin's.
+        brier: mean squared error of the probabilities, each from a fit without the example's fold (of the fit itself
+            where no fold can be left out); 0.25 is a coin's.
     """
 
     slope: float

@@ -433,6 +433,29 @@ def test_a_model_with_a_generate_of_its_own_is_monitored():
     assert torch.allclose(monitor.prompt_scores()["trait"], wanted[:3], atol=1e-5)
 
 
+def test_a_generate_that_takes_whatever_it_is_given_is_monitored(model):
+    original = type(model).generate
+    model.generate = lambda *args, **kwargs: original(model, *args, **kwargs)
+    with TraitMonitor(model, vectors()) as monitor:
+        output = model.generate(prompt(), max_new_tokens=4, do_sample=False)
+    assert_close(monitor.scores(), {k: v[..., 6:] for k, v in teacher_forced(model, output).items()})
+
+
+def test_a_generate_that_returns_no_token_ids_is_refused(model):
+    model.generate = lambda *args, **kwargs: ["a text"]
+    with TraitMonitor(model, vectors()), pytest.raises(TypeError, match="expected token ids from generate, got list"):
+        model.generate(prompt())
+
+
+def test_token_types_go_on_to_the_last_token():
+    model, types = small_model("gpt2"), torch.full((1, 6), 7)
+    with TraitMonitor(model, vectors()) as monitor:
+        output = model.generate(prompt(), token_type_ids=types, max_new_tokens=4, do_sample=False)
+    with TraitMonitor(model, vectors()) as plain, torch.no_grad():
+        model(input_ids=output, token_type_ids=torch.full(output.shape, 7))
+    assert_close(monitor.scores(), {k: v[..., 6:] for k, v in plain.scores().items()})
+
+
 def test_mistakes_are_named(model):
     good = vectors()["one"][0]
     with pytest.raises(ValueError, match="wanted finite"):

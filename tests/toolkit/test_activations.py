@@ -177,3 +177,9 @@ def test_what_a_layer_hook_returns_replaces_the_layer(any_model):
         torch.testing.assert_close(capture.get("changed"), before + 1.0)
         assert not torch.allclose(changed, any_model(input_ids).logits)
         capture.clear()
+
+
+def test_a_mask_of_another_shape_than_the_ids_is_refused():
+    ids = torch.ones(1, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"token_mask is \[1, 3\] but input_ids is \[1, 4\]"):
+        mean_activations(small_model("llama"), ids, torch.ones_like(ids), torch.ones(1, 3).bool(), [1])

@@ -137,3 +137,8 @@ def test_missing_readouts_are_left_out_not_read_as_zero():
     assert (found.slope, found.n_prompts) == (1.0, 1)
     with pytest.raises(ValueError, match="no prompt"):
         dose_response([0.0, 1.0, 2.0], readouts[1:])
+
+
+def test_readouts_that_are_not_one_per_dose_are_refused():
+    with pytest.raises(ValueError, match=r"2 doses but readouts \[1, 3\]"):
+        dose_response([0.0, 1.0], torch.zeros(1, 3))

@@ -78,6 +78,13 @@ def test_a_calibration_moves_to_other_units():
     assert torch.allclose(calibration.per_unit(5.0).probability(raw), calibration.probability(raw / 5.0))
 
 
+def test_a_single_group_has_nothing_to_hold_out_and_gives_the_error_of_the_fit():
+    scores, labels = _scores(separation=2.0)
+    result = calibrate(scores, labels, torch.zeros(len(scores), dtype=torch.long))
+    error = ((result.probability(scores.double()) - labels.double()) ** 2).mean()
+    assert result.brier == pytest.approx(float(error), abs=1e-6)
+
+
 def test_one_class_cannot_be_calibrated():
     with pytest.raises(ValueError, match="both classes"):
         calibrate(torch.ones(4), torch.ones(4, dtype=torch.bool), torch.arange(4))
