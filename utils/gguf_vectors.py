@@ -32,10 +32,12 @@ Reader = Literal["llama.cpp", "repeng"]
 
 _ARCHITECTURE = "controlvector"
 _REMEDY = "Export it again"
-_DIRECTION = re.compile(r"direction\.(\d+)")
+_DIRECTION = re.compile(r"direction\.(\d{1,9})", re.ASCII)
 LOWEST_LAYER: dict[Reader, int] = {"llama.cpp": 2, "repeng": 1}
 # What gguf's reader raises at bytes that are not what they should be.
-_READING_ERRORS = (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError, MemoryError, struct.error)
+_READING_ERRORS = (
+    ValueError, IndexError, KeyError, TypeError, OverflowError, OSError, MemoryError, RecursionError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def read_control_vector(path: Path) -> ControlVector:
         text = {name: _text(reader, name) for name in (
             "general.architecture", f"{_ARCHITECTURE}.model_hint", "traitlens.unit", "traitlens.sidecars"
         )}  # fmt: skip
+        if sum(int(t.n_bytes) for t in reader.tensors) > path.stat().st_size:
+            raise ValueError("tensors overlap, so copies of them would take more memory than the file has bytes")
         # Copied: the reader's arrays are views of the file.
         tensors = {t.name: (t.tensor_type.name, t.data.copy()) for t in reader.tensors}
     except _READING_ERRORS as error:

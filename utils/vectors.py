@@ -141,7 +141,11 @@ def as_plain(value: object) -> torch.Tensor | None:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return None
     dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-    return value.detach().float() if dense and not value.is_nested else None
+    if not dense or value.is_nested:
+        return None
+    # A few stored numbers can be spread over any shape; a copy would need the memory of all of it.
+    spread = value.numel() * value.element_size() > value.untyped_storage().nbytes()
+    return None if spread else value.detach().float()
 
 
 def trait_vector(vector: torch.Tensor, metadata: dict[str, Any]) -> TraitVector:

@@ -107,6 +107,42 @@ def test_counts_that_a_gguf_file_does_not_have_end_at_once(claimed, tmp_path):
         assert "not a whole GGUF file" in outcome("control_vector", tmp_path / f"{number}", start + rest)
 
 
+def gguf_text(text):
+    return struct.pack("<Q", len(text)) + text
+
+
+def gguf_directions(*names):
+    """A control vector whose directions all lie on the same four zeros."""
+    kind = gguf_text(b"general.architecture") + struct.pack("<I", 8) + gguf_text(b"controlvector")
+    places = b"".join(gguf_text(name) + struct.pack("<IQIQ", 1, 4, 0, 0) for name in names)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(names), 1) + kind + places
+    return head + b"\x00" * (-len(head) % 32) + b"\x00" * 16
+
+
+def test_a_gguf_file_takes_no_more_memory_than_it_has_bytes(tmp_path):
+    assert outcome("control_vector", tmp_path / "one", gguf_directions(b"direction.1")).startswith("read")
+    shared = gguf_directions(b"direction.1", *(b"x%d" % i for i in range(2000)))
+    shared = shared.replace(struct.pack("<IQIQ", 1, 4, 0, 0), struct.pack("<IQIQ", 1, 1000, 0, 0)) + b"\x00" * 4000
+    assert "not a whole GGUF file" in outcome("control_vector", tmp_path / "many", shared)
+
+
+def test_gguf_arrays_without_end_and_blocks_beyond_counting_are_refused(tmp_path):
+    start = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + gguf_text(b"k") + struct.pack("<I", 9)
+    nested = start + struct.pack("<IQ", 9, 1) * 5000
+    assert "not a whole GGUF file" in outcome("control_vector", tmp_path / "nested", nested)
+    endless = gguf_directions(b"direction." + b"9" * 5000)
+    assert "holds no directions" in outcome("control_vector", tmp_path / "endless", endless)
+
+
+@pytest.mark.parametrize("reader", ["vector", "steering_vector"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_one_stored_number_spread_over_a_huge_shape_is_refused(reader, dtype, tmp_path):
+    spread = torch.zeros(1, dtype=dtype).expand(10**13)
+    archive = io.BytesIO()
+    torch.save(spread if reader == "vector" else {1: spread}, archive)
+    assert outcome(reader, tmp_path, archive.getvalue()) != "read"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_names_cannot_leave_the_experiments_folder(name, tmp_path):
     with pytest.raises(UserError, match="cannot be the name of a"):
