@@ -65,7 +65,7 @@ def analyze_dynamics(
 
     Args:
         scores: raw scores, one per token.
-        baseline: the vector's, subtracted first.
+        baseline: the vector's, subtracted first, so that an offset costs the float32 differences no digits.
         threshold: raw score over which the trait counts as expressed (5 % of neutral tokens exceed it).
         smoothing: window of a centred moving average, an odd number of tokens.
         drop: share of the largest acceleration under which acceleration counts as dropped off.

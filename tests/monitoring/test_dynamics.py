@@ -241,3 +241,10 @@ def test_what_is_not_one_number_per_token_is_refused(scores, found):
 def test_tensors_arrays_and_lists_are_the_same():
     assert analyze_dynamics(torch.tensor(EXAMPLE)) == analyze_dynamics(np.float32(EXAMPLE))
     assert analyze_dynamics(EXAMPLE).commitment_point == analyze_dynamics(torch.tensor(EXAMPLE)).commitment_point
+
+
+def test_an_offset_costs_the_scores_digits_unless_it_is_the_baseline():
+    small = [0.0, 1e-8, 3e-8, 3e-8]
+    assert analyze_dynamics(small).velocity_profile == pytest.approx([1e-8, 2e-8, 0.0])
+    far = [2.0**20 + x for x in (0.0, 2.0**-10, 3 * 2.0**-10)]
+    assert analyze_dynamics(far, baseline=2.0**20).velocity_profile == [2.0**-10, 2.0**-9]

@@ -20,7 +20,7 @@ from traitlens import (
     mean_difference,
     projection,
 )
-from traitlens.methods import standardised_separation
+from traitlens.methods import _whitening, standardised_separation
 
 # FastICA's fixed point depends on the last digits where the other components are noise.
 _REPEATABLE = {"mean_diff": 0.999, "probe": 0.999, "gradient": 0.999, "ica": 0.9}
@@ -268,12 +268,26 @@ def test_ica_of_a_part_does_not_depend_on_where_the_rest_lies(clear):
     assert abs(cosine_similarity(result, expected).item()) > 0.85  # not centred, FastICA diverges
 
 
-def test_gradient_steps_are_those_of_adam_on_the_shrunk_separation():
+def _clear():
     examples = planted(n=30, hidden=20, massive=False)
-    span = ContrastSpan(examples.pos, examples.neg)
+    return examples.pos, examples.neg
+
+
+def _nearly_alike():
+    return torch.randn(400, 5, generator=torch.Generator().manual_seed(0)).chunk(2)
+
+
+def _three():
+    return torch.tensor([[1.0, 2.0, 0.0], [2.0, 0.0, 1.0]]), torch.tensor([[0.0, 1.0, 3.0]])
+
+
+@pytest.mark.parametrize("classes", [_clear, _nearly_alike, _three])
+def test_gradient_steps_are_those_of_adam_on_the_shrunk_separation(classes):
+    span = ContrastSpan(*classes())
     weights, extras = GradientMethod(num_steps=7, lr=0.05, shrinkage=0.2).fit(span)
     coordinates, labels = span.coordinates, span.labels
-    within = (torch.cov(coordinates[labels].T) + torch.cov(coordinates[~labels].T)) / 2
+    centred = [coordinates[side] - coordinates[side].mean(dim=0) for side in (labels, ~labels)]
+    within = sum(side.T @ side for side in centred) / (len(coordinates) - 2)
     shrunk = 0.8 * within + 0.2 * within.diagonal().mean() * torch.eye(len(within), dtype=torch.float64)
     theirs = (span.difference / span.difference.norm()).requires_grad_()
     adam, losses = torch.optim.Adam([theirs], lr=0.05), []
@@ -308,6 +322,23 @@ def test_the_standardised_separation_of_hand_made_scores(scores, expected):
 
 def test_one_example_of_each_class_has_a_separation_without_spread():
     assert standardised_separation(torch.tensor([1.0, 0.0]), torch.tensor([True, False])).item() == float("inf")
+
+
+def test_the_spread_of_three_examples_has_one_degree_of_freedom():
+    labels = torch.tensor([True, True, False])
+    assert standardised_separation(torch.tensor([4.0, 2.0, 1.0]), labels).item() == pytest.approx(2 / 2**0.5)
+
+
+def test_what_ica_is_given_has_unit_variance_and_no_correlation():
+    features = planted(n=30, hidden=8, massive=False).pos.double()
+    whitened = features @ _whitening(features)
+    covariance = torch.cov(whitened.T, correction=0)
+    torch.testing.assert_close(covariance, torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_a_method_must_say_how_it_fits():
+    with pytest.raises(TypeError, match="fit"):
+        type("Nothing", (ExtractionMethod,), {"name": "nothing"})()
 
 
 def test_an_unknown_method_is_named_with_those_that_exist():
