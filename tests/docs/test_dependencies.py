@@ -35,5 +35,5 @@ def test_the_dependencies_are_what_the_packages_import():
 
 
 def test_the_tests_and_benchmarks_import_what_is_declared():
-    allowed = declared("dependencies") | declared("test") | IN_AN_ENVIRONMENT_OF_THEIR_OWN
+    allowed = declared("dependencies") | declared("test") | declared("fuzz") | IN_AN_ENVIRONMENT_OF_THEIR_OWN
     assert imported("tests", "benchmarks") <= allowed
