@@ -248,3 +248,16 @@ def test_an_offset_costs_the_scores_digits_unless_it_is_the_baseline():
     assert analyze_dynamics(small).velocity_profile == pytest.approx([1e-8, 2e-8, 0.0])
     far = [2.0**20 + x for x in (0.0, 2.0**-10, 3 * 2.0**-10)]
     assert analyze_dynamics(far, baseline=2.0**20).velocity_profile == [2.0**-10, 2.0**-9]
+
+
+@pytest.mark.parametrize("score", [1e37, -1e37])
+def test_the_largest_score_is_the_last_one_whose_differences_float32_holds(score):
+    with pytest.raises(ValueError, match="beyond float32"):
+        analyze_dynamics([0.0, score])
+    found = analyze_dynamics([0.0, score * 0.999, 0.0])
+    assert math.isfinite(found.acceleration_profile[0])
+
+
+def test_what_was_found_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        analyze_dynamics([0.0, 1.0]).persistence = 3

@@ -237,3 +237,16 @@ def test_the_difference_is_paired():
     assert difference.high - difference.low < 0.2 * (alone.high - alone.low)
     same = auroc_difference(scores, scores, labels, clusters[:1])
     assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_intervals_are_of_a_thousand_resamples_with_the_seed_0_unless_told():
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(60) % 2 == 0
+    scores, others = torch.randn(2, 60, generator=generator) + labels
+    clusters = [torch.arange(60) // 4]
+    said = {"n_bootstrap": 1000, "seed": 0}
+    assert evaluate(scores, labels, clusters) == evaluate(scores, labels, clusters, **said)
+    assert auroc_interval(scores, labels, clusters) == auroc_interval(scores, labels, clusters, **said)
+    found = auroc_difference(scores, others, labels, clusters)
+    assert found == auroc_difference(scores, others, labels, clusters, **said)
+    assert found != auroc_difference(scores, others, labels, clusters, n_bootstrap=1000, seed=1)
