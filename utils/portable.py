@@ -103,7 +103,7 @@ def read_bundle(path: Path) -> Bundle:
         raise DamagedFileError(path, f"its format is {header.get('format')!r}, wanted {FORMAT!r}", _REMEDY)
     try:
         shared, own, ranking = (parse_json(header[key]) for key in ("shared", "vectors", "ranking"))
-        vectors = tuple(_vector(tensors[name], {**shared, **own[name]}) for name in ranking)
+        vectors = tuple(_vector(tensors[name], {**shared, **own[name]}) for name in _different(ranking))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedFileError(path, f"its header does not describe its vectors ({error})", _REMEDY) from error
     if not vectors:
@@ -111,6 +111,13 @@ def read_bundle(path: Path) -> Bundle:
     if len({(v.trait, v.model) for v in vectors}) > 1:
         raise DamagedFileError(path, "holds vectors of several traits or models", _REMEDY)
     return Bundle(path, vectors)
+
+
+def _different(ranking: list[str]) -> list[str]:
+    """The ranking, unless it names a vector again and again, each time for another copy."""
+    if len(set(ranking)) < len(ranking):
+        raise ValueError("its ranking names a vector twice")
+    return ranking
 
 
 def _vector(tensor: Tensor, metadata: Mapping[str, Any]) -> TraitVector:

@@ -117,13 +117,15 @@ def _csv_rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
     text = read_text(path, remedy)
     csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as it likes
     try:
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1):
+        # Strict, so that a file that was cut inside a text is not read as if the text were shorter.
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=1):
             if any(row.get(None) or ()):  # cells that no column is named for
                 problem = f"row {number} has more cells than the header: put texts with commas in quotation marks"
                 raise DamagedFileError(path, problem, remedy)
             yield f"row {number}", row
     except csv.Error as error:
-        raise DamagedFileError(path, f"not a CSV table ({error})", remedy) from error
+        problem = "ends inside a text: it was cut, or" if "end of data" in str(error) else f"not a CSV table ({error}):"
+        raise DamagedFileError(path, f"{problem} a text lacks its quotation marks", remedy) from error
 
 
 def _prompt_of(path: Path, place: str, row: Any) -> Transcript:

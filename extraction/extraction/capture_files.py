@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 from extraction.distributed import Process
 from utils.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
@@ -44,8 +45,7 @@ def begin_capture(
     if process.is_main:
         _refuse_links(folder)
         begun = read_jsonl(header)
-        same = bool(begun) and begun[0].get("capture") == timeless(info) and {"dtype", "share_prompts"} <= set(begun[0])
-        same = same and _stored_as_asked(info, begun[0]["dtype"])
+        same = bool(begun) and _is_of(info, begun[0])
         # A file that is gone or cut would be made anew, empty, while the journals say that its rows are there.
         if overwrite or not same or not _are_whole(folder, info, begun[0]["dtype"]):
             if unfinished.is_dir():
@@ -69,7 +69,8 @@ def journal_path(folder: TraitFolder, process: Process) -> Path:
 def batches_done(folder: TraitFolder) -> set[int]:
     """Numbers of the batches that any process has written."""
     journals = sorted(folder.unfinished_activations_dir.glob("batches.*.jsonl"))
-    return {entry["batch"] for path in journals for entry in read_jsonl(path) if "batch" in entry}
+    found = (entry.get("batch") for path in journals for entry in read_jsonl(path))
+    return {number for number in found if type(number) is int}
 
 
 def finish_capture(folder: TraitFolder, info: ActivationsInfo) -> None:
@@ -99,6 +100,18 @@ def is_finished(folder: TraitFolder, info: ActivationsInfo) -> bool:
 def timeless(info: ActivationsInfo) -> dict[str, object]:
     """What two captures share when one can stand for the other, but for the precision of the files."""
     return {key: value for key, value in asdict(info).items() if key not in ("versions", "dtype")}
+
+
+def _is_of(info: ActivationsInfo, begun: Mapping[str, object]) -> bool:
+    """Whether an unfinished capture began like this one; what a damaged file says of it is no reason to go on."""
+    stored = begun.get("dtype")
+    return (
+        begun.get("capture") == timeless(info)
+        and isinstance(begun.get("share_prompts"), bool)
+        and isinstance(stored, str)
+        and stored in get_args(StoredDtype)
+        and _stored_as_asked(info, stored)
+    )
 
 
 def _stored_as_asked(info: ActivationsInfo, stored: str) -> bool:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 
 import pytest
+from extraction.capture_files import batches_done
 
 from tests.hardening.faulty_lab import arguments, files, finished_place, refused
 from utils.activation_files import activations_path, read_activations
@@ -152,7 +153,9 @@ def test_a_journal_left_beside_finished_responses_goes(place):
     assert files(trait.root) == whole
 
 
-@pytest.mark.parametrize("harm", ["a file is gone", "a file was cut", "a foreign file", "another program's header"])
+@pytest.mark.parametrize(
+    "harm", ["a file is gone", "a file was cut", "a foreign file", "another program's header", "an unknown precision"]
+)
 def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
     nursery, lab, model = place
     trait = lab.trait("alpha")
@@ -165,17 +168,27 @@ def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
     if harm != "another program's header":
         path = unfinished / "neg.safetensors"
         data = path.read_bytes()
-        path.unlink()
-        if harm != "a file is gone":
+        if harm == "a file is gone":
+            path.unlink()
+        elif harm != "an unknown precision":
             path.write_bytes(data[:-100] if harm == "a file was cut" else bytes(len(data)))
         about_files = ("versions", "dtype", "files_sha256")
         described = json.loads((unfinished / "old.json").read_text(encoding="utf-8"))
         captured = {key: value for key, value in described.items() if key not in about_files}
         header |= {"capture": captured, "share_prompts": True}
+    if harm == "an unknown precision":
+        header["dtype"] = ["float8"]
     append_jsonl(unfinished / "settings.jsonl", [header])
     ended = nursery.run(2, *arguments(2, lab, model))
     assert ended.status == 0, ended.said
     assert files(trait.root) == whole
+
+
+def test_a_batch_that_is_no_number_was_not_written(tmp_path):
+    folder = Experiment(tmp_path, "e").trait("t")
+    journal = folder.unfinished_activations_dir / "batches.0.jsonl"
+    append_jsonl(journal, [{"batch": 3}, {"batch": [1]}, {"batch": True}, {"batch": None}, {"other": 2}])
+    assert batches_done(folder) == {3}
 
 
 def test_a_row_that_was_cut_is_not_filled_up_with_nothing(tmp_path):

@@ -81,6 +81,8 @@ def test_every_assistant_turn_of_a_chat_is_a_text_with_all_before_it(tmp_path):
         ("t.json", [{"prompt": "a"}], "entry 1 has no text under 'response'"),
         ("t.csv", "a,b\n1,2\n", "row 1 has neither"),
         ("t.csv", "prompt,response\na,b\nWhy?,No, because\n", "row 2 has more cells than the header"),
+        ("t.csv", 'prompt,response\na,b\nWhy?,"Because', "ends inside a text"),
+        ("t.csv", 'prompt,response\nWhy?,"Because" I say\n', "lacks its quotation marks"),
         ("t.json", [3], "entry 1 is int"),
         ("t.json", {"messages": [{"role": "tool", "content": "x"}]}, "role must be"),
         ("t.json", {"messages": [{"role": "assistant", "content": "x"}]}, "must begin with the user"),

@@ -139,6 +139,7 @@ def test_what_a_bundle_does_not_hold_is_said_with_what_it_holds(bundle, asked, m
 
 
 def test_a_damaged_or_foreign_safetensors_file_is_one_clear_error(bundle, tmp_path):
+    from safetensors import safe_open
     from safetensors.torch import save_file
 
     data, cut = bundle.read_bytes(), tmp_path / "cut.safetensors"
@@ -155,6 +156,11 @@ def test_a_damaged_or_foreign_safetensors_file_is_one_clear_error(bundle, tmp_pa
         {"format": "traitlens vectors 1", "shared": "{}", "vectors": "{}", "ranking": '["y"]'},
     )
     with pytest.raises(DamagedFileError, match="its header does not describe its vectors"):
+        load_vector(cut)
+    with safe_open(bundle, framework="pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, cut, {**header, "ranking": json.dumps(json.loads(header["ranking"]) * 3)})
+    with pytest.raises(DamagedFileError, match="names a vector twice"):
         load_vector(cut)
     with pytest.raises(MissingInputError, match="Make it with"):
         load_vector(tmp_path / "none.safetensors")
