@@ -16,6 +16,7 @@ from typing import Any
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
 from utils.files import locked, read_json, read_jsonl, remove_leftovers, sha256_of_texts, write_json
 from utils.records import InstructionPair, Polarity, Response, TraitDefinition
+from utils.remedies import definition_remedy, stage_command
 from utils.response_csv import read_responses_csv, write_responses_csv
 
 # The file of a trait that shows it has come so far, below its folder.
@@ -24,7 +25,6 @@ RESPONSES = "responses/pos.csv"
 ACTIVATIONS = "activations/metadata.json"
 SUMMARY = "vectors/summary.csv"
 
-_SCRIPTS = {1: "1_generate_responses.py", 2: "2_extract_activations.py", 3: "3_extract_vectors.py"}
 # Names become folders: word characters of any language, dots, dashes and inner spaces, nothing that can climb out.
 _NAME = re.compile(r"\w[\w .+-]*", re.UNICODE)
 _LOCK = ".lock"
@@ -84,7 +84,7 @@ class TraitFolder:
 
     def command(self, stage: int) -> str:
         """The command line that makes this trait's files at a stage, for error messages."""
-        return f"{_command(stage, self.experiment)} --trait {self.trait}"
+        return stage_command(stage, self.root.parent.parent, self.experiment, [self.trait])
 
     def read_definition(self) -> TraitDefinition:
         """The trait's definition.
@@ -93,7 +93,7 @@ class TraitFolder:
             MissingInputError: there is none; says how to begin one.
             DefinitionError: a key is missing or has the wrong form.
         """
-        value = read_json(self.definition_path, definition_remedy(self.root))
+        value = read_json(self.definition_path, definition_remedy(self.definition_path))
         return parse_definition(value, self.definition_path, self.trait)
 
     def read_responses(self, polarity: Polarity) -> list[Response]:
@@ -195,9 +195,9 @@ class Experiment:
         with locked(self.root / _LOCK, f"waiting for another run's matrix of {self.root}", wait=True):
             yield
 
-    def command(self, stage: int) -> str:
-        """The command line that makes all traits' files at a stage, for error messages."""
-        return _command(stage, self.name)
+    def command(self, stage: int, traits: Sequence[str]) -> str:
+        """The command line that makes the traits' files at a stage, of all where none is named, for error messages."""
+        return stage_command(stage, self.experiments_dir, self.name, traits)
 
     def trait(self, name: str) -> TraitFolder:
         """The folder of one trait, which need not exist yet."""
@@ -222,16 +222,6 @@ class Experiment:
         if not folders:
             raise MissingInputError(self.root / "*" / having, remedy)
         return folders
-
-
-def _command(stage: int, experiment: str) -> str:
-    return f"Run: python extraction/{_SCRIPTS[stage]} --experiment {experiment}"
-
-
-def definition_remedy(trait_folder: Path | str) -> str:
-    """What to do where a trait has no definition yet."""
-    template = "extraction/extraction/templates/trait_definition_template.json"
-    return f"Begin one with: mkdir -p {trait_folder} && cp {template} {trait_folder}/{DEFINITION}"
 
 
 def check_name(kind: str, name: str) -> None:

@@ -56,7 +56,7 @@ def export_traits(
     if settings.all_layers and settings.layers is not None:
         raise UserError("--all_layers and --layers contradict each other: give one of them")
     lab = Experiment(Path(experiments_dir), experiment)
-    folders = lab.select(names, SUMMARY, lab.command(3))
+    folders = lab.select(names, SUMMARY, lab.command(3, names))
     exports = lab.root / "exports"
     if settings.form == "hub":
         return [_export_hub(folders, settings, Path(output) if output else exports / "hub")]

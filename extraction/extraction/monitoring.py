@@ -57,7 +57,7 @@ def choose_vectors(
         UserError: no such vectors, or vectors of different models.
     """
     chosen = {}
-    for folder in lab.select(traits, SUMMARY, lab.command(3)):
+    for folder in lab.select(traits, SUMMARY, lab.command(3, traits)):
         main = load_vector(lab.name, folder.trait, layer=layer, method=method, experiments_dir=lab.experiments_dir)
         places = [place for place in available_vectors(folder) if place[0] == main.method] if all_layers else []
         chosen[folder.trait] = Chosen(main, tuple(read_vector(folder, *place) for place in places))

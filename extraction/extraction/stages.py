@@ -29,7 +29,8 @@ from utils.config import without_keys
 from utils.errors import UserError
 from utils.models import LoadedModel, load_model, model_of_experiment
 from utils.records import POLARITIES, Context, TraitDefinition
-from utils.store import DEFINITION, RESPONSES, Experiment, TraitFolder, definition_remedy
+from utils.remedies import definition_remedy
+from utils.store import DEFINITION, RESPONSES, Experiment, TraitFolder
 from utils.tensor_file import StoredDtype
 from utils.versions import package_versions
 
@@ -64,7 +65,7 @@ def run_stage_1(
     process = this_process(device)
     lab = Experiment(Path(experiments_dir), experiment)
     names = trait_names(trait, traits)
-    remedy = definition_remedy(lab.root / (names[0] if len(names) == 1 else "TRAIT"))
+    remedy = definition_remedy(lab.root / (names[0] if len(names) == 1 else "TRAIT") / DEFINITION)
     folders = lab.select(names, DEFINITION, remedy)
     definitions = [folder.read_definition() for folder in folders]
     model_name = gen_model or model_of_experiment(experiment)
@@ -191,7 +192,8 @@ def run_stage_2(
     process = this_process(device)
     lab = Experiment(Path(experiments_dir), experiment)
     origin = Experiment(Path(experiments_dir), responses_from or experiment)
-    sources = origin.select(trait_names(trait, traits), RESPONSES, origin.command(1))
+    names = trait_names(trait, traits)
+    sources = origin.select(names, RESPONSES, origin.command(1, names))
     chosen = tuple(layers) if layers is not None else None
     settings = CaptureSettings(context, chosen, batch_size, batch_tokens, neutral_tokens, store_dtype)
     load = functools.cache(

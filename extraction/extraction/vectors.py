@@ -59,7 +59,7 @@ def extract_vectors(
     settings = settings or FitSettings()
     _check(settings)
     lab = Experiment(Path(experiments_dir), experiment)
-    folders = lab.select(names, ACTIVATIONS, lab.command(2))
+    folders = lab.select(names, ACTIVATIONS, lab.command(2, names))
     results: dict[str, Sweep] = {}
 
     def work(i: int) -> None:

@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from utils.files import append_jsonl, parse_json, read_jsonl, remove_leftovers, 
 from utils.records import Response
 from utils.store import Experiment, parse_definition
 
+ROOT = Path(__file__).resolve().parents[2]
 DEFINITION = {
     "instruction": [{"pos": "Refuse.", "neg": "Answer."}],
     "questions": ["Why?", "How?"],
@@ -37,6 +39,31 @@ def test_a_name_that_could_leave_the_experiments_folder_is_refused(name, tmp_pat
 @pytest.mark.parametrize("name", ["gemma_2b_it_nov12", "Höflichkeit", "a b", "礼貌", "2025_11_20", "v1.2+x"])
 def test_ordinary_names_of_any_language_are_names(name, tmp_path):
     assert Experiment(tmp_path, name).trait(name).root == tmp_path / name / name
+
+
+@pytest.mark.parametrize("place", ["experiments", "my labs/experiments"])
+@pytest.mark.parametrize("traits", [(), ("evil",), ("evil", "a b")])
+def test_the_command_that_makes_what_is_missing_is_for_the_same_folder_and_traits(place, traits):
+    lab = Experiment(Path(place), "my exp")
+    with pytest.raises(MissingInputError) as missing:
+        lab.select(traits, "vectors/summary.csv", lab.command(3, traits))
+    words = shlex.split(str(missing.value).partition("Run: ")[2])
+    flags = dict(zip(words[2::2], words[3::2], strict=True))
+    assert words[:2] == ["python", "extraction/3_extract_vectors.py"]
+    assert flags.pop("--experiment") == "my exp"
+    assert flags.pop("--experiments_dir", "experiments") == place
+    assert tuple(",".join(flags.values()).split(",") if flags else ()) == traits
+    one = shlex.split(lab.trait("a b").command(1).removeprefix("Run: "))
+    assert one[2:6] == ["--experiment", "my exp", "--trait", "a b"]
+    assert one[6:] == ([] if place == "experiments" else ["--experiments_dir", place])
+
+
+def test_the_command_that_begins_a_definition_begins_it(tmp_path):
+    folder = Experiment(tmp_path / "my labs", "my exp").trait("a b")
+    with pytest.raises(MissingInputError) as missing:
+        folder.read_definition()
+    subprocess.run(str(missing.value).partition("Begin one with: ")[2], shell=True, check=True, cwd=ROOT)
+    assert folder.definition_path.is_file()
 
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=30)
