@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 import math
+import os
 import sys
 import types
 import typing
@@ -57,16 +58,22 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "urllib3", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own: each line would come twice
     try:
         parsers, script = _parsers(command), Path(sys.argv[0]).name
         if {"--help", "-h"} & set(arguments):
-            fire.Fire(command, command=["--help"], name=script)
+            _show(_help(command, script))
+            sys.exit(0)
         flags = _normalised(arguments, inspect.signature(command))
         fire.Fire(
             fire.decorators.SetParseFns(**parsers)(_prepared(command, script, splits)), command=flags, name=script
         )
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        _fail("the reader of the output has ended. Run the same command again: it continues")
     except ModuleNotFoundError as error:
         _fail(f"the package {error.name!r} is missing. Run: pip install -e .")
     except OSError as error:
@@ -78,6 +85,34 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
         logger.info("interrupted; run the same command again to continue")
         sys.exit(130)
     sys.exit(0)
+
+
+def _help(command: Callable[..., object], script: str) -> str:
+    """The help of a command, in which every value has its flag, as the command wants it."""
+    from fire import helptext, trace
+
+    @functools.wraps(command)
+    def flags_only(**_: Any) -> None: ...
+
+    signature = inspect.signature(command)
+    flags = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    flags_only.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
+    return str(helptext.HelpText(flags_only, trace.FireTrace(flags_only, name=script)))
+
+
+def _show(text: str) -> None:
+    """Write to standard output, of which ``head`` may want less than all."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go_of_stdout()
+
+
+def _let_go_of_stdout() -> None:
+    """Send what is still to be written nowhere: Python would complain of the closed pipe as it ends."""
+    with contextlib.suppress(OSError, ValueError):  # in place of a terminal there may be no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> NoReturn:
@@ -158,7 +193,9 @@ def _parsers(command: Callable[..., object]) -> dict[str, Callable[[str], Any]]:
 
 
 def _parser(name: str, annotation: Any) -> Callable[[str], Any]:
-    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    # Literal[...] | None is a typing.Union, all others are types of their own.
+    is_union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    kinds = typing.get_args(annotation) if is_union else (annotation,)
     kind = next(k for k in kinds if k is not type(None))
     if typing.get_origin(kind) is list:
         item = _parser(name, typing.get_args(kind)[0])
@@ -169,7 +206,14 @@ def _parser(name: str, annotation: Any) -> Callable[[str], Any]:
         return lambda text: _one_of(name, ("True", "False"))(text.capitalize()) == "True"
     if kind in (int, float):
         return _number(name, kind)
-    return str
+    return functools.partial(_named, name) if len(kinds) > 1 else str
+
+
+def _named(name: str, text: str) -> str:
+    """A text that may be left out but not be empty: commands would do their default unasked, such as all traits."""
+    if not text.strip():
+        raise UserError(f"--{name} names nothing, got {text!r:.60}")
+    return text
 
 
 def _items(name: str, item: Callable[[str], Any]) -> Callable[[str], list[Any]]:

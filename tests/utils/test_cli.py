@@ -23,6 +23,8 @@ def _run(arguments):
         traits: list[str] | None = None,
         layers: list[int] | None = None,
         context: Literal["question", "full"] = "question",
+        store: Literal["float16", "float32"] | None = None,
+        device: str | None = None,
         top_p: float = 1.0,
         overwrite: bool = False,
     ) -> None:
@@ -63,6 +65,8 @@ def test_a_flag_can_be_switched_off():
         (["--experiment", "e", "--layers", ","], "--layers names nothing, got ','"),
         (["--experiment", "e", "--traits="], "--traits names nothing, got ''"),
         (["--experiment", "e", "--context", "half"], "--context must be question or full, got 'half'"),
+        (["--experiment", "e", "--store", "int8"], "--store must be float16 or float32, got 'int8'"),
+        (["--experiment", "e", "--device="], "--device names nothing, got ''"),
         (["--experiment", "e", "--overwrite=maybe"], "--overwrite must be True or False"),
     ],
 )
@@ -100,6 +104,37 @@ def test_a_full_disk_or_a_missing_package_is_one_line_with_the_remedy(capsys):
     assert capsys.readouterr().err.startswith("error: a.csv: No space left on device. ")
     assert _ended_by(ModuleNotFoundError("no", name="accelerate")) == 1
     assert capsys.readouterr().err == "error: the package 'accelerate' is missing. Run: pip install -e .\n"
+
+
+@pytest.mark.parametrize("asked", [["--help"], ["--n=100000"]], ids=["help", "output"])
+def test_output_that_is_not_read_to_its_end_gives_no_traceback(asked):
+    program = (
+        "import sys\nfrom extraction.cli import run_command\n"
+        "def command(n: int):\n    for _ in range(n): sys.stdout.write('many words\\n')\n"
+        "run_command(command)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    wanted = (0, "") if asked == ["--help"] else (1, "error: the reader of the output has ended. Run the same command")
+    assert process.wait() == wanted[0], error
+    assert error.startswith(wanted[1])
+    assert error.count("\n") == wanted[0]
+
+
+def test_a_warning_of_the_hub_is_one_line():
+    program = (
+        "import logging\nfrom extraction.cli import run_command\n"
+        "def command():\n"
+        "    from huggingface_hub.utils import logging as hub\n"
+        "    hub.get_logger('huggingface_hub.test').warning('retrying')\n"
+        "run_command(command)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.count("retrying") == 1
 
 
 def test_an_error_of_the_system_that_no_user_can_mend_keeps_its_traceback():
@@ -164,8 +199,10 @@ def test_help_answers_in_under_a_second_and_names_every_flag(script):
     result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False)
     took = time.perf_counter() - began
     assert result.returncode == 0
-    assert "--experiments_dir" in result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
+    assert "--experiments_dir" in result.stdout
+    assert "--experiment=EXPERIMENT (required)" in result.stdout
+    assert "POSITIONAL" not in result.stdout  # a value without its flag is refused
+    assert result.stderr == ""
     probe = (
         "import sys, runpy\nsys.argv = ['x', '--help']\n"
         f"try: runpy.run_path({str(script)!r}, run_name='__main__')\n"
