@@ -23,19 +23,25 @@ def load_credentials(env_file: Path | None = None) -> None:
 
     Variables that are set already win. Says so in the log where others than the owner can read the file.
     """
-    from dotenv import find_dotenv, load_dotenv
+    from dotenv import dotenv_values, find_dotenv, load_dotenv
 
     path = env_file or Path(find_dotenv(usecwd=True) or ".env")
     if not path.is_file():
         return
-    if os.name == "posix" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        logger.warning("%s can be read by other users; it holds keys: chmod 600 %s", path, path)
     try:
         load_dotenv(path)
+        names = [name for name, value in dotenv_values(path).items() if _is_credential(value)]
     except (ValueError, OSError) as error:
         raise UserError(
             f"cannot read {path} as lines of NAME=value in UTF-8 ({type(error).__name__}): mend it"
         ) from error
+    if names and os.name == "posix" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        logger.warning("%s can be read by other users; it holds keys: chmod 600 %s", path, path)
+
+
+def _is_credential(value: str | None) -> bool:
+    """Whether a variable's value may be a key: neither empty nor still the placeholder of .env.example."""
+    return bool(value and value.strip()) and not str(value).strip().lower().startswith(_PLACEHOLDER_STARTS)
 
 
 def get_credential(name: str) -> str | None:
@@ -47,7 +53,7 @@ def get_credential(name: str) -> str | None:
     True
     """
     value = os.environ.get(name, "").strip()
-    if not value or value.lower().startswith(_PLACEHOLDER_STARTS):
+    if not _is_credential(value):
         return None
     if not (value.isascii() and value.isprintable()):
         raise UserError(f"{name} holds characters that no key has, as a line break or a letter that is not ASCII")

@@ -121,18 +121,21 @@ def load_model(
     if not sys.stderr.isatty():
         disable_progress_bar()
 
-    path = model_path(name)
     device = device or _default_device()
+    wanted = _torch_dtype(dtype, device)
+    if device != "auto":
+        _check_device(device, name)
+    path = model_path(name)
     shared = {"revision": revision, "token": get_credential("HF_TOKEN"), "trust_remote_code": trust_remote_code}
     placement = {"device_map": "auto"} if device == "auto" else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **shared)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=_torch_dtype(dtype, device), **placement, **shared)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, **placement, **shared)
         if not placement:
             model = model.to(torch.device(device))
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"cannot load the model {name!r}: {_reason(error)}. {_remedy(name)}") from error
-    except (RuntimeError, AssertionError) as error:  # torch's answers to a device it does not have
+    except RuntimeError as error:  # as of a device whose memory is full
         raise UserError(f"cannot put {name!r} on device {device!r}: {_reason(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
@@ -143,6 +146,16 @@ def load_model(
 def model_path(name: str) -> str:
     """What transformers loads for a model's name: the embedded model's folder, or the name itself."""
     return str(embedded_model_folder()) if name == EMBEDDED_MODEL else name
+
+
+def _check_device(device: str, name: str) -> None:
+    """Raise UserError for a device that is not here, before minutes go into reading a model's weights."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's answers to a device it does not have
+        raise UserError(f"cannot put {name!r} on device {device!r}: {_reason(error)}") from error
 
 
 def _default_device() -> str:

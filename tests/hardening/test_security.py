@@ -364,6 +364,28 @@ def test_an_env_file_that_others_can_read_gets_one_line_with_the_remedy(mode, wa
     assert all("chmod 600" in line and CANARY not in line for line in lines)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_an_env_file_that_holds_only_placeholders_is_no_secret(tmp_path, caplog, monkeypatch):
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if "=" in line and not line.startswith("#"):
+            monkeypatch.setenv(line.partition("=")[0], "")
+    path = tmp_path / ".env"
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
+    load_credentials(path)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("changes", [{"device": "gpu"}, {"device": "cuda:77"}, {"dtype": "int8"}], ids=str)
+def test_a_device_or_precision_that_is_not_there_is_refused_before_any_weight_is_read(changes, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    for name in ("AutoTokenizer", "AutoModelForCausalLM"):
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=next(iter(changes.values()))):
+        load_model("some/model", **changes)
+
+
 def test_code_that_comes_with_a_model_runs_only_when_asked(tmp_path):
     mark = tmp_path / "ran"
     folder = tmp_path / "model"
