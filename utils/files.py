@@ -148,6 +148,12 @@ def _finite(digits: str) -> float:
     return value
 
 
+def check_output(path: Path) -> None:
+    """Raise UserError where ``--output`` names a folder: before the work is done that goes there."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: --output names a file")
+
+
 def read_text(path: Path, remedy: str) -> str:
     """The text of a UTF-8 file, with or without a byte order mark; raises as ``read_json`` does."""
     try:

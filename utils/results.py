@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DamagedFileError, UserError
-from utils.files import append_jsonl, locked, read_json, read_jsonl, remove_leftovers_of, write_json, write_text
+from utils.files import (
+    append_jsonl,
+    check_output,
+    locked,
+    read_json,
+    read_jsonl,
+    remove_leftovers_of,
+    write_json,
+    write_text,
+)
 from utils.records import REQUIRED_KEYS, MonitoringRecord
 
 logger = logging.getLogger(__name__)
@@ -57,8 +66,7 @@ class ResultsFile:
         self._n_results = n_results
         self._journal = output.with_name(f"{output.name}.partial.jsonl")
         self._settings_path = output.with_name(f"{output.name}.settings")
-        if output.is_dir():
-            raise UserError(f"{output} is a folder: --output names a file")
+        check_output(output)
         settings = json.loads(json.dumps(settings))  # tuples become lists, as they will when read back
         if overwrite or not self._continues(settings):
             self._journal.unlink(missing_ok=True)

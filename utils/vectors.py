@@ -23,6 +23,7 @@ from utils.store import SUMMARY, Experiment, TraitFolder
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_LIST = 200  # characters
 _STAGE = 3
 _VECTOR_NAME = re.compile(r"(?P<method>\w{1,99})_layer(?P<layer>[0-9]{1,6})")
 
@@ -89,8 +90,7 @@ def read_vector(folder: TraitFolder, method: str, layer: int) -> TraitVector:
     path = vector_path(folder, method, layer)
     remedy = f"{folder.command(_STAGE)} --methods {method} --layers {layer}"
     if not path.is_file():
-        there = ", ".join(f"{m} layer {n}" for m, n in available_vectors(folder)) or "no vectors at all"
-        raise MissingInputError(path, f"There are {there}. {remedy}" if len(there) < 200 else remedy)
+        raise MissingInputError(path, _there_are(folder) + remedy)
     metadata = read_json(sidecar_path(path), remedy)
     keys = ("trait", "method", "layer", "model", "baseline", "hidden_size")
     missing = [key for key in keys if not isinstance(metadata, dict) or key not in metadata]
@@ -184,6 +184,12 @@ def available_vectors(folder: TraitFolder) -> list[tuple[str, int]]:
     """(method, layer) of every vector file of a trait, in order."""
     matches = [_VECTOR_NAME.fullmatch(path.stem) for path in folder.vectors_dir.glob("*.pt")]
     return sorted((m["method"], int(m["layer"])) for m in matches if m)
+
+
+def _there_are(folder: TraitFolder) -> str:
+    """A sentence that lists a trait's vectors, empty where they are too many for one line."""
+    there = ", ".join(f"{method} layer {layer}" for method, layer in available_vectors(folder)) or "no vectors at all"
+    return f"There are {there}. " if len(there) < _LONGEST_LIST else ""
 
 
 def write_summary(folder: TraitFolder, rows: Sequence[dict[str, Any]]) -> None:
@@ -281,5 +287,7 @@ def _load_local(folder: TraitFolder, layer: int | None, method: str | None) -> T
     place = choose_place(ranked, first.model, layer, method)
     if place is None:
         wanted = " and ".join(f"{k} {v}" for k, v in (("method", method), ("layer", layer)) if v is not None)
-        raise MissingInputError(summary_path(folder), f"It has no vector with {wanted}. {folder.command(_STAGE)}")
+        raise UserError(
+            f"{folder.vectors_dir} has no vector with {wanted}. {_there_are(folder)}{folder.command(_STAGE)}"
+        )
     return first if place == ranked[0] else read_vector(folder, *place)

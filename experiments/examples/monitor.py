@@ -9,10 +9,12 @@ import json
 from pathlib import Path
 
 import torch
+from extraction.cli import run_command
 
 from traitlens import ActivationCapture, HookManager, layer_path, projection
 from utils.models import load_model
 from utils.prompts import encode_prompt, format_prompt, token_texts
+from utils.vectors import load_vector
 
 EXPERIMENT = Path("experiments/gemma_2b_it_nov12")
 MODEL = "google/gemma-2-2b-it"
@@ -24,7 +26,10 @@ MAX_NEW_TOKENS = 100
 
 def main() -> None:
     """Generate one answer, score its tokens on every trait, and save a file that visualization.html opens."""
-    vectors = {t: torch.load(EXPERIMENT / t / "vectors" / f"{METHOD}_layer{LAYER}.pt") for t in TRAITS}
+    home = EXPERIMENT.parent
+    vectors = {
+        t: load_vector(EXPERIMENT.name, t, method=METHOD, layer=LAYER, experiments_dir=home).vector for t in TRAITS
+    }
     loaded = load_model(MODEL)
     model, tokenizer = loaded.model, loaded.tokenizer
     inputs = torch.tensor([encode_prompt(tokenizer, format_prompt(tokenizer, PROMPT))], device=loaded.device)
@@ -49,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -56,6 +56,7 @@ def monitor_conversation(
 
     from extraction.monitoring import choose_vectors, load_model_of, monitor_texts
 
+    from utils.files import check_output
     from utils.generation import Sampling, derived_seed
     from utils.results import as_json, write_results
     from utils.store import Experiment
@@ -63,8 +64,9 @@ def monitor_conversation(
 
     lab = Experiment(Path(experiments_dir), experiment)
     chosen = choose_vectors(lab, traits or [], layer, method)
-    loaded = load_model_of(chosen, model, device)
     path = Path(output) if output else lab.results_dir / "conversation.json"
+    check_output(path)
+    loaded = load_model_of(chosen, model, device)
     sampling, results = Sampling(max_new_tokens, temperature), []
     history = [{"role": "system", "content": system}] if system else []
     for said in user_messages(messages):

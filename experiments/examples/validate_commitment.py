@@ -100,7 +100,7 @@ def validate_commitment(
     from extraction.monitoring_run import find_texts
 
     from utils.errors import UserError
-    from utils.files import write_json
+    from utils.files import check_output, write_json
     from utils.generation import Sampling
     from utils.store import Experiment
 
@@ -109,6 +109,8 @@ def validate_commitment(
     lab = Experiment(Path(experiments_dir), experiment)
     texts = find_texts(prompts, prompts_file, None)
     chosen = choose_vectors(lab, [trait], layer, method)
+    path = Path(output) if output else lab.results_dir.parent / f"commitment_{trait}.json"
+    check_output(path)
     sampling = Sampling(max_new_tokens, temperature)
     setup = Setup(load_model_of(chosen, device=device), chosen[trait].main, sampling, samples, smoothing, seed)
     answers = [setup.answer(text, i) for i, text in enumerate(texts)]
@@ -120,7 +122,6 @@ def validate_commitment(
         cuts += setup.resample(answers[i], i, "control", control)
         logger.info("answer %d of %d", i + 1, len(answers))
     summary = summarise(cuts, seed)
-    path = Path(output) if output else lab.results_dir.parent / f"commitment_{trait}.json"
     write_json(path, {"trait": trait, "samples": samples, "summary": summary, "cuts": [asdict(cut) for cut in cuts]})
     sys.stdout.write("".join(f"{name}: {value}\n" for name, value in summary.items()))
     logger.info("Results: %s", path)

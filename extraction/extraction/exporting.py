@@ -106,8 +106,10 @@ def _reader(form: Form) -> Reader:
 
 
 def _ranked(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
-    measured = ranked_places(folder)
-    places = [*measured, *(place for place in available_vectors(folder) if place not in measured)]
+    measured, there = ranked_places(folder), available_vectors(folder)
+    if absent := sum(place not in there for place in measured):
+        logger.info("%s: %d of the %d vectors in summary.csv are not here", folder.trait, absent, len(measured))
+    places = [*(place for place in measured if place in there), *(place for place in there if place not in measured)]
     methods, layers = settings.method, settings.layers
     kept = [(m, n) for m, n in places if methods in (None, m) and (layers is None or n in layers)]
     if not kept:

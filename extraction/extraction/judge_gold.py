@@ -50,7 +50,7 @@ def judge_gold(
     from extraction.judging import JudgeSettings, resolve_judge
     from utils.embedded import EMBEDDED_MODEL
     from utils.errors import UserError
-    from utils.files import write_json
+    from utils.files import check_output, write_json
     from utils.models import load_model
     from utils.store import Experiment
 
@@ -58,6 +58,8 @@ def judge_gold(
     known = list(dict.fromkeys(pair["trait"] for pair in gold))
     if unknown := sorted(set(traits or []) - set(known)):
         raise UserError(f"the gold set has no trait {', '.join(unknown)}; it has {', '.join(known)}")
+    if output:
+        check_output(Path(output))
     lab = Experiment(Path(experiments_dir), definitions)
     chosen = {name: lab.trait(name).read_definition() for name in traits or known}
     settings = JudgeSettings(judge_model, judge_base_url, judge_concurrency, judge_samples)

@@ -17,7 +17,7 @@ from typing import Any
 
 from extraction.cli import run_command
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.files import read_json, write_text
+from utils.files import check_output, read_json, write_text
 from utils.results import REMEDY, read_results
 
 logger = logging.getLogger("traitlens")
@@ -48,6 +48,7 @@ def write_report(
     if not files:
         raise UserError("no results to report: give result files, or folders that hold them")
     output = Path(output)
+    check_output(output)
     write_text(output, _filled(_viewer(), files))
     return output
 

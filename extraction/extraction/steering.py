@@ -14,13 +14,13 @@ from extraction.steering_bench import Bench, Series
 from extraction.steering_report import draw, verdict, warnings_about
 from utils.activation_files import definition_behind, spread_evenly
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import check_output, write_json
 from utils.generation import Sampling
 from utils.judge import Judge
 from utils.portable import check_model, load_model_for
 from utils.records import TraitVector
 from utils.store import Experiment, TraitFolder
-from utils.vectors import load_vector, ranked_places, read_vector, vector_name
+from utils.vectors import available_vectors, load_vector, ranked_places, read_vector, vector_name
 from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ def run_causal_check(
     path = Path(output) if output else folder.vectors_dir / f"steering_{vector_name(vector.method, vector.layer)}.json"
     if path.suffix == ".png":
         raise UserError(f"{path} is where the picture of the answers goes: give --output an ending such as .json")
+    check_output(path)
     loaded = load_model_for(vector, model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     check_model(reader, loaded)
     judge = resolve_judge(settings.judge, loaded)
@@ -99,7 +100,8 @@ def run_causal_check(
 
 def _reader(folder: TraitFolder, vector: TraitVector, read_layer: int | None) -> TraitVector:
     """The vector that reads the answers: at the layer asked for, or the best at any other than the steered layer."""
-    ranked = ranked_places(folder)
+    there = available_vectors(folder)  # a shared experiment may list more than it holds
+    ranked = [place for place in ranked_places(folder) if place in there]
     if read_layer is None:
         places = [place for place in ranked if place[1] != vector.layer]
     else:

@@ -74,6 +74,13 @@ def test_agreement_is_reported_trait_by_trait_and_unscored_pairs_are_counted(ser
     assert "AUROC none" in caplog.text
 
 
+def test_an_output_that_is_a_folder_is_refused_before_any_request(serve, definitions, tmp_path):
+    server = serve(judge_who_knows)
+    with pytest.raises(UserError, match="is a folder: --output names a file"):
+        judge_gold(judge_model="m", judge_base_url=server.url, output=str(tmp_path), **definitions)
+    assert server.requests == []
+
+
 def test_an_unknown_trait_is_named_before_any_request(serve, definitions):
     server = serve(judge_who_knows)
     with pytest.raises(UserError, match="no trait kindness"):

@@ -1,10 +1,13 @@
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import utils.portable
-from tests.monitoring.conftest import example
+from tests.monitoring.conftest import ROOT, example
 from utils.errors import UserError
 from utils.results import read_results
 
@@ -43,6 +46,13 @@ def test_the_step_by_step_monitor_saves_what_the_run_script_finds(experiments, i
     assert torch.allclose(
         torch.tensor(other["trait_scores"]["evil"][:n]), torch.tensor(result["trait_scores"]["evil"]), rtol=1e-5
     )
+
+
+def test_the_step_by_step_monitor_says_in_one_line_which_command_makes_its_vectors():
+    script = ROOT / "experiments" / "examples" / "monitor.py"
+    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: \S+probe_layer16\.pt not found\. .*Run: python extraction/3_\S+ .*\n", done.stderr)
 
 
 def test_a_conversation_keeps_its_history_and_scores_every_turn(small_experiments, small_in_memory, capsys, tmp_path):
@@ -88,7 +98,12 @@ def test_validation_of_the_commitment_point_cuts_around_both_kinds_of_points(
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [({"smoothing": 2}, "odd"), ({"smoothing": -1}, "--smoothing"), ({"max_new_tokens": 0}, "--max_new_tokens")],
+    [
+        ({"smoothing": 2}, "odd"),
+        ({"smoothing": -1}, "--smoothing"),
+        ({"max_new_tokens": 0}, "--max_new_tokens"),
+        ({"output": "."}, "is a folder: --output names a file"),
+    ],
 )
 def test_validation_refuses_flags_that_cannot_work_before_the_model_is_loaded(
     small_experiments, monkeypatch, flags, said

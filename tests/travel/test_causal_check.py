@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -161,7 +162,7 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
         ({"coefficients": (0.0,)}, "at least one finite dose"),
         ({"coefficients": (math.nan,)}, "at least one finite dose"),
         ({"read_layer": 29}, "no vector at layer 29 to read with"),
-        ({"layer": 29}, "no vector with layer 29"),
+        ({"layer": 29}, "vectors has no vector with layer 29. There are probe layer 10, probe layer 18. Run: python"),
     ],
 )
 def test_a_check_that_cannot_be_made_is_refused_before_the_model_is_loaded(checked, monkeypatch, changes, message):
@@ -171,6 +172,34 @@ def test_a_check_that_cannot_be_made_is_refused_before_the_model_is_loaded(check
         run_causal_check(
             "smollm2_demo", "sycophantic", replace(SETTINGS, **changes), experiments_dir=folder.root.parent.parent
         )
+
+
+def test_an_output_that_is_a_folder_is_refused_before_the_model_is_loaded(checked, monkeypatch, tmp_path):
+    folder, _, _ = checked
+    monkeypatch.setattr("utils.portable.load_model", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="is a folder: --output names a file"):
+        run_causal_check(
+            "smollm2_demo", "sycophantic", SETTINGS, str(tmp_path), experiments_dir=folder.root.parent.parent
+        )
+
+
+def test_answers_are_read_at_the_best_layer_that_is_here_though_the_summary_lists_more(checked, tmp_path, monkeypatch):
+    folder, _, _ = checked
+    shutil.copytree(folder.root.parent, tmp_path / "smollm2_demo")
+    copy = Experiment(tmp_path, "smollm2_demo").trait("sycophantic")
+    write_summary(copy, [{"method": "probe", "layer": layer} for layer in (18, 25, 10)])
+    read = []
+
+    def stop(reader, _):
+        read.append(reader.layer)
+        raise UserError("enough")
+
+    monkeypatch.setattr("extraction.steering.load_model_for", lambda *_, **__: None)
+    monkeypatch.setattr("extraction.steering.check_model", stop)
+    settings = replace(SETTINGS, layer=18, read_layer=None)
+    with pytest.raises(UserError, match="enough"):
+        run_causal_check("smollm2_demo", "sycophantic", settings, experiments_dir=tmp_path)
+    assert read == [10]
 
 
 def test_an_output_that_its_own_picture_would_replace_is_refused_before_the_model_is_loaded(

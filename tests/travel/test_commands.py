@@ -144,6 +144,17 @@ def test_a_bundle_keeps_the_ranking_of_the_summary(export, tmp_path):
     assert load_vector(path, method="mean_diff").layer == 18
 
 
+def test_a_bundle_of_all_vectors_has_those_that_are_here_and_the_log_says_how_many_are_not(export, folder, caplog):
+    rows = read_summary(folder)
+    write_summary(folder, [rows[0], {**rows[0], "layer": 29}, *rows[1:]])
+    with caplog.at_level(logging.INFO):
+        (path,) = export(form="bundle")
+    assert f"sycophantic: 1 of the {len(rows) + 1} vectors in summary.csv are not here" in caplog.text
+    assert load_vector(path).layer == rows[0]["layer"]
+    with pytest.raises(UserError, match="no vector with"):
+        load_vector(path, layer=29)
+
+
 @pytest.mark.parametrize("form", ["bundle", "gguf"])
 def test_what_is_exported_and_imported_is_the_same_vector_with_the_same_metadata(export, folder, root, tmp_path, form):
     (path,) = export(tmp_path / f"v.{'safetensors' if form == 'bundle' else 'gguf'}", form=form, layers=(10,))
