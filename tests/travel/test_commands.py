@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import logging
+import re
+import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +34,8 @@ from utils.vectors import (
     write_summary,
     write_vector,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -153,6 +158,19 @@ def test_a_bundle_of_all_vectors_has_those_that_are_here_and_the_log_says_how_ma
     assert load_vector(path).layer == rows[0]["layer"]
     with pytest.raises(UserError, match="no vector with"):
         load_vector(path, layer=29)
+
+
+def test_the_first_commands_of_the_guide_work_one_after_the_other(tmp_path):
+    trait = Experiment(tmp_path / "experiments", "my_exp").trait("refusal")
+    path = write_vector(trait, random_vector(10), sidecar(10, trait="refusal"))
+    write_summary(trait, [{"method": "probe", "layer": 10}])
+    block = re.search(r"```bash\n(.*?)```", (ROOT / "docs" / "exporting.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    for line in block.splitlines():
+        command = [sys.executable, *shlex.split(line)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    arrived = Experiment(tmp_path / "experiments", "other_exp").trait("refusal").vectors_dir / path.name
+    assert arrived.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("form", ["bundle", "gguf"])
