@@ -10,8 +10,18 @@ from utils.prompts import token_texts
 
 # Blue under zero, orange over it, darker further out: told apart with every kind of colour blindness. Text is black.
 _BELOW, _ABOVE = (195, 117, 75), (223, 216, 208)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's text must not command the terminal
+# What commands a terminal or turns the direction of its text; words of any language are not among it.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _CONTEXT = 12  # tokens that are decoded again, for the spaces between words and characters of several tokens
+
+
+def without_controls(text: str) -> str:
+    """A text of a model, a file or a server, in which what would command the terminal is replaced.
+
+    >>> without_controls("red " + chr(27) + "[31m alert")
+    'red �[31m alert'
+    """
+    return _CONTROL.sub("\ufffd", text)
 
 
 class TintedTokens:
@@ -33,7 +43,7 @@ class TintedTokens:
 
     def heading(self, text: str) -> None:
         """Write what was asked on lines of its own."""
-        self._stream.write(f"> {_CONTROL.sub(chr(0xFFFD), text)}\n")
+        self._stream.write(f"> {without_controls(text)}\n")
 
     def add(self, token_id: int, score: float) -> None:
         """Show the next token; one that does not complete a character is shown with the one that does."""
@@ -56,7 +66,7 @@ class TintedTokens:
         self._stream.flush()
 
     def _write(self, text: str, score: float) -> None:
-        text = _CONTROL.sub("\ufffd", text)
+        text = without_controls(text)
         colour = tint(score / self._scale) if self._in_colour else None
         # A colour must end before a line does, or some terminals fill the rest of the line with it.
         lines = [line and f"\x1b[48;5;{colour};38;5;16m{line}\x1b[0m" for line in text.split("\n")]

@@ -124,8 +124,8 @@ def _csv_rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
                 raise DamagedFileError(path, problem, remedy)
             yield f"row {number}", row
     except csv.Error as error:
-        problem = "ends inside a text: it was cut, or" if "end of data" in str(error) else f"not a CSV table ({error}):"
-        raise DamagedFileError(path, f"{problem} a text lacks its quotation marks", remedy) from error
+        cut = ": it ends inside a text" if "end of data" in str(error) else ""
+        raise DamagedFileError(path, f"not a CSV table ({error}){cut}", remedy) from error
 
 
 def _prompt_of(path: Path, place: str, row: Any) -> Transcript:

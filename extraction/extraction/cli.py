@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import functools
 import inspect
@@ -11,15 +10,15 @@ import logging
 import math
 import os
 import sys
-import types
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from extraction.distributed import Process, refuse_several_processes
+from extraction.flags import normalised, parsers_of
 from utils.config import load_credentials
 from utils.errors import UserError
+from utils.terminal import without_controls
 
 logger = logging.getLogger("traitlens")
 
@@ -55,16 +54,18 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
         import fire
     except ModuleNotFoundError as error:
         _fail(f"the package {error.name!r} is missing. Run: pip install -e .")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    to_terminal = logging.StreamHandler(sys.stderr)
+    to_terminal.setFormatter(_Line("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[to_terminal])
     for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "urllib3", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own: each line would come twice
     try:
-        parsers, script = _parsers(command), Path(sys.argv[0]).name
+        parsers, script = parsers_of(command), Path(sys.argv[0]).name
         if {"--help", "-h"} & set(arguments):
             _show(_help(command, script))
             sys.exit(0)
-        flags = _normalised(arguments, inspect.signature(command))
+        flags = normalised(arguments, inspect.signature(command))
         fire.Fire(
             fire.decorators.SetParseFns(**parsers)(_prepared(command, script, splits)), command=flags, name=script
         )
@@ -85,6 +86,13 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
         logger.info("interrupted; run the same command again to continue")
         sys.exit(130)
     sys.exit(0)
+
+
+class _Line(logging.Formatter):
+    """A line of the log, in which words of servers, files and models cannot command the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_controls(super().format(record))
 
 
 def _help(command: Callable[..., object], script: str) -> str:
@@ -116,7 +124,7 @@ def _let_go_of_stdout() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("error: " + without_controls(" ".join(message.split())) + "\n")
     sys.exit(1)
 
 
@@ -131,121 +139,6 @@ def _prepared(command: Callable[..., object], script: str, splits: bool) -> Call
         command(*args, **kwargs)
 
     return call
-
-
-def _normalised(arguments: Sequence[str], signature: inspect.Signature) -> list[str]:
-    """The arguments as ``--name=value`` each, which leaves fire nothing to guess.
-
-    Raises:
-        UserError: an argument fits no flag.
-    """
-    flags: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if not argument.isprintable() and not argument.encode("utf-8", "replace").decode() == argument:
-            raise UserError(f"an argument is not text in UTF-8: {argument!r}")
-        if not argument.startswith("-") or argument == "-":
-            raise UserError(f"unexpected argument {argument!r}: every value needs its flag (see --help)")
-        written, equals, value = argument.partition("=")
-        name = _flag_name(written, signature)
-        if name in flags:
-            raise UserError(f"--{name} is given twice")
-        if not equals and _is_bool(signature, name):
-            value = str(written == f"-{name[0]}" or written.replace("-", "_") == f"__{name}")
-        elif not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UserError(f"--{name} needs a value (one that begins with -- is written --{name}=VALUE)")
-            value = rest.pop(0)
-        flags[name] = value
-    for name, parameter in signature.parameters.items():
-        if parameter.default is parameter.empty and name not in flags:
-            raise UserError(f"--{name} is required (see --help)")
-    return [f"--{name}={value}" for name, value in flags.items()]
-
-
-def _flag_name(written: str, signature: inspect.Signature) -> str:
-    """The parameter that a flag stands for: ``--batch-size``, ``--batch_size``, ``--nooverwrite`` or ``-b``."""
-    names = list(signature.parameters)
-    name = written.lstrip("-").replace("-", "_")
-    if not written.startswith("--"):
-        beginning = [n for n in names if n.startswith(name)]
-        if len(name) == 1 and len(beginning) == 1:
-            return beginning[0]
-        raise UserError(f"unknown flag {written} (see --help)")
-    if name in names:
-        return name
-    if name.startswith("no") and _is_bool(signature, name[2:]):
-        return name[2:]
-    near = difflib.get_close_matches(name, names, n=1)
-    raise UserError(f"unknown flag --{name}" + (f"; did you mean --{near[0]}?" if near else " (see --help)"))
-
-
-def _is_bool(signature: inspect.Signature, name: str) -> bool:
-    parameter = signature.parameters.get(name)
-    return parameter is not None and parameter.annotation in (bool, "bool")
-
-
-def _parsers(command: Callable[..., object]) -> dict[str, Callable[[str], Any]]:
-    """One parser per parameter, by its annotation."""
-    hints = typing.get_type_hints(command)
-    return {name: _parser(name, hints[name]) for name in inspect.signature(command).parameters}
-
-
-def _parser(name: str, annotation: Any) -> Callable[[str], Any]:
-    # Literal[...] | None is a typing.Union, all others are types of their own.
-    is_union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
-    kinds = typing.get_args(annotation) if is_union else (annotation,)
-    kind = next(k for k in kinds if k is not type(None))
-    if typing.get_origin(kind) is list:
-        item = _parser(name, typing.get_args(kind)[0])
-        return _items(name, item)
-    if typing.get_origin(kind) is typing.Literal:
-        return _one_of(name, typing.get_args(kind))
-    if kind is bool:
-        return lambda text: _one_of(name, ("True", "False"))(text.capitalize()) == "True"
-    if kind in (int, float):
-        return _number(name, kind)
-    return functools.partial(_named, name) if len(kinds) > 1 else str
-
-
-def _named(name: str, text: str) -> str:
-    """A text that may be left out but not be empty: commands would do their default unasked, such as all traits."""
-    if not text.strip():
-        raise UserError(f"--{name} names nothing, got {text!r:.60}")
-    return text
-
-
-def _items(name: str, item: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    def parse(text: str) -> list[Any]:
-        items = [item(part.strip()) for part in text.split(",") if part.strip()]
-        if not items:  # an empty list would be read as "all" by some commands
-            raise UserError(f"--{name} names nothing, got {text!r:.60}")
-        return items
-
-    return parse
-
-
-def _one_of(name: str, choices: Sequence[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise UserError(f"--{name} must be {' or '.join(choices)}, got {text!r}")
-        return text
-
-    return parse
-
-
-def _number(name: str, kind: type[int] | type[float]) -> Callable[[str], int | float]:
-    def parse(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not abs(value) < 2**63:  # neither NaN nor infinity, nor what no counter holds
-            raise UserError(f"--{name} must be a number of type {kind.__name__}, got {text!r:.60}")
-        return value
-
-    return parse
 
 
 def trait_names(trait: str | None, traits: list[str] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from utils.records import TraitVector
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _HUB_ID_OF_EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _UNKNOWN = "unknown"
+_MARKUP = re.compile(r"[\\`*\[\]<>|]")
 _FACTS = (
     ("model revision", "revision"),
     ("prompt shown with a response:", "context"),
@@ -50,12 +52,12 @@ def write_model_card(
     card = ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
-        model=model,
+        model=_words(model),
         vectors=vectors,
         layer_convention=LAYER_CONVENTION[0].upper() + LAYER_CONVENTION[1:],
         figures=[_figures(vector) for vector in vectors],
         how=[_how(vector, sources.get(vector.trait, _UNKNOWN)) for vector in vectors],
-        warnings=[f"**{v.trait}**: {w}." for v in vectors for w in _choice(v).get("warnings", [])],
+        warnings=[f"**{v.trait}**: {_words(w)}." for v in vectors for w in _choice(v).get("warnings", [])],
         evil=any(vector.trait == "evil" for vector in vectors),
     )
     write_text(path, str(card).rstrip() + "\n")
@@ -72,7 +74,7 @@ def _figures(vector: TraitVector) -> list[str]:
     counts = (metrics.get("n_pos"), metrics.get("n_neg"))
     return [
         vector.trait,
-        vector.method,
+        _words(vector.method),
         str(vector.layer),
         _interval(metrics.get("auroc")),
         _interval(_choice(vector).get("auroc")),
@@ -88,14 +90,19 @@ def _interval(value: Mapping[str, float] | None) -> str:
 def _controls(controls: Mapping[str, Mapping[str, Any] | None]) -> str:
     # Shuffled labels and random directions were tried many times: theirs is a mean.
     known = {name: figures.get("auroc", figures.get("mean")) for name, figures in controls.items() if figures}
-    return ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None) or _UNKNOWN
+    return ", ".join(f"{_words(name)} {value:.2f}" for name, value in known.items() if value is not None) or _UNKNOWN
 
 
 def _how(vector: TraitVector, source: str) -> str:
     known = {key: value for key, value in vector.metadata.items() if value is not None}
     facts = [f"{label} {_short(known[key])}" for label, key in _FACTS if key in known]
-    return f"**{vector.trait}**: responses: {source}; " + "; ".join(facts) + "."
+    return f"**{vector.trait}**: responses: {_words(source)}; " + "; ".join(facts) + "."
 
 
 def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else _words(value)
+
+
+def _words(value: object) -> str:
+    """A value of the metadata as words on one line: vectors from elsewhere bring their own, and they are no markup."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(str(value).split()))

@@ -210,3 +210,20 @@ def test_help_answers_in_under_a_second_and_names_every_flag(script):
     )
     subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
     assert took < 3  # under a second on an idle machine; the imports above are what decides it
+
+
+def test_words_of_servers_and_files_do_not_command_the_terminal():
+    code = """
+import logging
+from extraction.cli import run_command
+from utils.errors import UserError
+def command() -> None:
+    logging.getLogger("x").warning("the server said \\x1b]0;title\\x07 \\x9b2J %s", "\\u202eevil\\r")
+    raise UserError("found \\x1b[31m in \\u2066\u0645\u0631\u062d\u0628\u0627 \U0001f600")
+run_command(command, [])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert ended.returncode == 1
+    line, error = ended.stderr.decode().rstrip("\n").split("\n")
+    assert line == "the server said \ufffd]0;title\ufffd \ufffd2J \ufffdevil\ufffd"
+    assert error == "error: found \ufffd[31m in \ufffd\u0645\u0631\u062d\u0628\u0627 \U0001f600"
