@@ -1,11 +1,12 @@
 """Credentials, from the environment or a .env file. Nothing is read on import."""
 
+import base64
 import logging
 import os
 import re
 import stat
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from utils.errors import UserError
 
@@ -73,12 +74,33 @@ def without_keys(text: str, *keys: str) -> str:
     return _KEY_IN_QUERY.sub(r"\1[key]", _USER_IN_URL.sub("", text))
 
 
+def keys_in(base_url: str) -> tuple[str, ...]:
+    """What stands before an @ in a server's address, in every form in which the server may repeat it.
+
+    >>> keys_in("http://me:p%40ss@host/v1")
+    ('me', 'p%40ss', 'p@ss', 'bWU6cEBzcw==')
+    """
+    parts = urlsplit(base_url)
+    raw = [part for part in (parts.username, parts.password) if part]
+    if not raw:
+        return ()
+    sent = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return (
+        *dict.fromkeys([form for part in raw for form in (part, unquote(part))]),
+        base64.b64encode(sent.encode()).decode(),
+    )
+
+
 def server_host(flag: str, base_url: str) -> str:
-    """Host and port of a server's address, to show and to record.
+    """Host and port of a server's address, to show and to record; ``flag`` is what the user set it by.
 
     Raises:
-        UserError: it is no address.
+        UserError: it is no address, or has a query, which would stand in the midst of what is asked for.
     """
+    if "?" in base_url or "#" in base_url:
+        raise UserError(
+            f"{flag} must end with its path, as http://localhost:8000/v1 does: take away what follows ? or #"
+        )
     try:
         parts = urlsplit(base_url)
         port = f":{parts.port}" if parts.port else ""
@@ -86,5 +108,5 @@ def server_host(flag: str, base_url: str) -> str:
         parts, port = urlsplit(""), ""
     if parts.scheme not in ("http", "https") or not parts.hostname or not base_url.isprintable() or " " in base_url:
         # What stands before an @ may be a key.
-        raise UserError(f"--{flag} must look like http://localhost:8000/v1, got {base_url.rpartition('@')[2]!r:.60}")
+        raise UserError(f"{flag} must look like http://localhost:8000/v1, got {base_url.rpartition('@')[2]!r:.60}")
     return parts.hostname + port

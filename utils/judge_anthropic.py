@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.config import get_credential
-from utils.errors import UserError
+from utils.http_client import bounded_client
 from utils.judge_completion import count_of
 from utils.judge_endpoint import ChatEndpoint, UnreadableAnswerError, mentions_quota
 from utils.judge_reading import Verdict, answer_request, read_number, read_yes_no
+from utils.judge_server import ANTHROPIC, find_server
 
 _MAX_TOKENS = 1024  # room for a model that thinks first; the answer itself is a number
 
 
 class AnthropicEndpoint(ChatEndpoint):
-    """A model behind Anthropic's messages API. Arguments as in ``OpenAiEndpoint``; the key is ANTHROPIC_API_KEY."""
+    """A model behind Anthropic's messages API. Arguments as in ``OpenAiEndpoint``; the company is Anthropic."""
 
     def __init__(
         self,
@@ -27,18 +27,7 @@ class AnthropicEndpoint(ChatEndpoint):
         max_retries: int = 5,
         timeout: float = 120.0,
     ) -> None:
-        key = api_key or get_credential("ANTHROPIC_API_KEY")
-        if not key:
-            raise UserError("no ANTHROPIC_API_KEY: set it in .env, or choose another --judge_model, for example local")
-        super().__init__(
-            model,
-            where="api.anthropic.com",
-            key_name="ANTHROPIC_API_KEY",
-            api_key=key,
-            concurrency=concurrency,
-            samples=samples,
-        )
-        self._base_url = base_url
+        super().__init__(model, find_server(ANTHROPIC, base_url, api_key), concurrency=concurrency, samples=samples)
         self._max_retries = max_retries
         self._timeout = timeout
 
@@ -46,11 +35,11 @@ class AnthropicEndpoint(ChatEndpoint):
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
         return AsyncAnthropic(
-            api_key=self._api_key,
-            base_url=self._base_url,
+            api_key=self._server.key or "none",
+            base_url=self._server.url,
             max_retries=self._max_retries,
             timeout=self._timeout,
-            http_client=DefaultAsyncHttpxClient(event_hooks={"response": [_forbid_useless_retries]}),
+            http_client=bounded_client(DefaultAsyncHttpxClient, self._timeout, _is_useless_to_repeat),
         )
 
     def _sdk_errors(self) -> tuple[type[Exception], ...]:
@@ -88,7 +77,6 @@ class AnthropicEndpoint(ChatEndpoint):
         )
 
 
-async def _forbid_useless_retries(response: Any) -> None:
-    """Keep the SDK from waiting for credit that will not come back by itself."""
-    if response.status_code == 429 and mentions_quota((await response.aread()).decode("utf-8", "replace")):
-        response.headers["x-should-retry"] = "false"
+def _is_useless_to_repeat(status: int, text: str) -> bool:
+    """Whether an error will not pass: credit does not come back by itself."""
+    return status == 429 and mentions_quota(text)

@@ -13,6 +13,7 @@ from typing import Any
 from utils.config import without_keys
 from utils.errors import UserError
 from utils.judge_reading import Verdict
+from utils.judge_server import JudgeServer
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,12 @@ class ChatEndpoint(ABC):
     The first request goes alone: it finds out whether the key works and what the server can do, for all the others.
     """
 
-    def __init__(self, model: str, *, where: str, key_name: str, api_key: str, concurrency: int, samples: int) -> None:
+    def __init__(self, model: str, server: JudgeServer, *, concurrency: int, samples: int) -> None:
         self.model = model
-        self.where = where
+        self.where = server.where
         self.usage = Usage()
         self._samples = samples
-        self._key_name = key_name
-        self._api_key = api_key
+        self._server = server
         self._concurrency = concurrency
         self._session: _Session | None = None
         self._works = False
@@ -168,7 +168,9 @@ class ChatEndpoint(ABC):
                 f"the account at {self.where} has no quota left ({status}). Add credit, {remedy}"
             ) from error
         if status == 401:
-            raise JudgeError(f"{self.where} refused the key (401). Set {self._key_name} in .env, {remedy}") from error
+            raise JudgeError(
+                f"{self.where} refused the key (401). Set {self._server.key_name} in .env, {remedy}"
+            ) from error
         if status == 403:
             raise JudgeError(
                 f"{self.where} does not allow {self.model} (403: {said}). Check the account, {remedy}"
@@ -183,7 +185,7 @@ class ChatEndpoint(ABC):
         return f"{status}: {said}"
 
     def _said(self, error: Exception) -> str:
-        return error_text(error, self._api_key)
+        return error_text(error, *self._server.keys)
 
     def _mean(self, scores: Sequence[float], kind: str, last_reply: str) -> Verdict:
         """The mean of the valid scores of all samples of a prompt; no score unless at least half are valid."""
@@ -192,7 +194,7 @@ class ChatEndpoint(ABC):
         return Verdict(fmean(scores), kind if self._samples == 1 else f"mean of {len(scores)} {kind}s")
 
     def _quoted(self, reply: str) -> str:
-        return repr(without_keys(reply, self._api_key)[:60])
+        return repr(without_keys(reply, *self._server.keys)[:60])
 
 
 def error_text(error: Exception, *keys: str) -> str:

@@ -7,10 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
-from utils.config import get_credential, server_host
-from utils.errors import UserError
+from utils.http_client import bounded_client
 from utils.judge_completion import count_of, first_choice, is_finished, score_schema, steps_of, text_of, was_reasoning
 from utils.judge_endpoint import ChatEndpoint, UnreadableAnswerError, error_text, mentions_quota
 from utils.judge_reading import (
@@ -23,6 +21,7 @@ from utils.judge_reading import (
     read_yes_no,
     splits_numbers,
 )
+from utils.judge_server import OPENAI, find_server
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +52,12 @@ class OpenAiEndpoint(ChatEndpoint):
 
     Args:
         model: the server's name of the model.
-        base_url: the server, by default OpenAI's.
+        base_url: the server, by default OPENAI_BASE_URL's or OpenAI's.
         api_key: by default JUDGE_API_KEY for another server, OPENAI_API_KEY for OpenAI's and for this machine.
         concurrency: requests under way at a time.
         samples: answers to average where there are no log-probabilities.
         max_retries: how often a failure that may pass is tried again.
-        timeout: seconds until a request counts as failed.
+        timeout: seconds until a request counts as failed, its whole answer included.
     """
 
     def __init__(
@@ -72,30 +71,22 @@ class OpenAiEndpoint(ChatEndpoint):
         max_retries: int = 5,
         timeout: float = 120.0,
     ) -> None:
-        where = server_host("judge_base_url", base_url) if base_url else "api.openai.com"
-        key_name = "JUDGE_API_KEY" if base_url and not _is_this_machine(base_url) else "OPENAI_API_KEY"
-        # The key of one company is not sent to another one's server.
-        key = api_key or (get_credential("JUDGE_API_KEY") if base_url else None) or get_credential(key_name)
-        if not key and not base_url:
-            raise UserError("no OPENAI_API_KEY: set it in .env, or choose --judge_model local or --judge_base_url")
-        super().__init__(
-            model, where=where, key_name=key_name, api_key=key or "", concurrency=concurrency, samples=samples
-        )
-        self._base_url = base_url
+        server = find_server(OPENAI, base_url, api_key)
+        super().__init__(model, server, concurrency=concurrency, samples=samples)
         self._max_retries = max_retries
         self._timeout = timeout
         # Older and smaller servers know only the older name, and ignore the other one silently.
-        self._abilities = _Abilities(token_limit="max_tokens" if base_url else "max_completion_tokens")
+        self._abilities = _Abilities(token_limit="max_completion_tokens" if server.is_own else "max_tokens")
 
     def _make_client(self) -> Any:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         return AsyncOpenAI(
-            api_key=self._api_key or "none",
-            base_url=self._base_url,
+            api_key=self._server.key or "none",
+            base_url=self._server.url,
             max_retries=self._max_retries,
             timeout=self._timeout,
-            http_client=DefaultAsyncHttpxClient(event_hooks={"response": [_forbid_useless_retries]}),
+            http_client=bounded_client(DefaultAsyncHttpxClient, self._timeout, _is_useless_to_repeat),
         )
 
     def _sdk_errors(self) -> tuple[type[Exception], ...]:
@@ -235,12 +226,11 @@ class OpenAiEndpoint(ChatEndpoint):
         self.usage.output_tokens += count_of(usage, "completion_tokens")
 
 
-async def _forbid_useless_retries(response: Any) -> None:
-    """Keep the SDK from repeating what cannot succeed: it takes every 429 and 500 for passing."""
-    if response.status_code == 429 or response.status_code >= 500:
-        text = (await response.aread()).decode("utf-8", "replace")
-        if mentions_quota(text) or "response_format" in text or "json_schema" in text:
-            response.headers["x-should-retry"] = "false"
+def _is_useless_to_repeat(status: int, text: str) -> bool:
+    """Whether an error will not pass; the SDK takes every 429 and 500 for one that does."""
+    if status != 429 and status < 500:
+        return False
+    return mentions_quota(text) or "response_format" in text or "json_schema" in text
 
 
 def _verdict(score: float | None, method: str, reason: str) -> Verdict:
@@ -250,7 +240,3 @@ def _verdict(score: float | None, method: str, reason: str) -> Verdict:
 def _only_digits(top: Sequence[tuple[str, float]]) -> bool:
     numbers = [token.strip() for token, _ in top if re.fullmatch(r"\s*[0-9]+\s*", token)]
     return all(len(number) == 1 for number in numbers)
-
-
-def _is_this_machine(base_url: str) -> bool:
-    return urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from extraction.distributed import Process
 from extraction.responses import JOURNAL, Ask, GenerationSettings, finished_rows, plan
-from utils.config import get_credential, server_host, without_keys
+from utils.config import get_credential, keys_in, server_host, without_keys
 from utils.errors import UserError
 from utils.files import append_jsonl
 from utils.generation import Sampling, derived_seed
+from utils.http_client import bounded_client
 from utils.judge_completion import first_choice, text_of
 from utils.judge_endpoint import UNREADABLE, UnreadableAnswerError, error_text
 from utils.records import Response, TraitDefinition
@@ -20,6 +21,8 @@ from utils.store import TraitFolder
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+_SECONDS = 600.0  # until a request counts as failed, its whole answer included
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Server:
     concurrency: int = 16
 
     def __post_init__(self) -> None:
-        server_host("gen_base_url", self.base_url)
+        server_host("--gen_base_url", self.base_url)
 
     def source(self) -> dict[str, Any]:
         """Where responses come from, as far as it decides their text."""
@@ -66,13 +69,17 @@ async def _ask_all(
     process: Process,
     progress: Callable[[int], object],
 ) -> None:
-    from openai import APIError, AsyncOpenAI
+    from openai import APIError, AsyncOpenAI, DefaultAsyncHttpxClient
 
     journal = folder.journal_path(f"{JOURNAL}.{process.rank}")
     queue = iter(asks)
 
     async with AsyncOpenAI(
-        base_url=server.base_url, api_key=get_credential("GEN_API_KEY") or "none", max_retries=5, timeout=600
+        base_url=server.base_url,
+        api_key=get_credential("GEN_API_KEY") or "none",
+        max_retries=5,
+        timeout=_SECONDS,
+        http_client=bounded_client(DefaultAsyncHttpxClient, _SECONDS),
     ) as client:
 
         async def worker() -> None:
@@ -91,7 +98,7 @@ async def _ask_all(
             await asyncio.gather(*tasks, return_exceptions=True)
             said = "its answer was not a chat completion in JSON"
             if isinstance(error, APIError):
-                said = f"{getattr(error, 'status_code', 'no answer')}: {error_text(error)}"
+                said = f"{getattr(error, 'status_code', 'no answer')}: {error_text(error, *keys_in(server.base_url))}"
             where = f"{without_keys(server.base_url)} with --gen_model {server.model}"
             raise UserError(f"{where}: {said}. Finished responses are kept; run again") from error
 

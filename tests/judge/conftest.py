@@ -19,6 +19,7 @@ def keys(monkeypatch, tmp_path, caplog):
     """Canaries for keys; no .env and no proxy of the machine is used, and no log may show a canary."""
     for name in (
         "OPENAI_BASE_URL",
+        "ANTHROPIC_BASE_URL",
         "HTTP_PROXY",
         "HTTPS_PROXY",
         "ALL_PROXY",

@@ -18,7 +18,7 @@ CUT = object()  # a body that ends in the middle, with the connection
 
 @dataclass
 class Reply:
-    body: object = None
+    body: object = None  # text, what becomes JSON, or a function that writes the whole answer
     status: int = 200
     headers: dict = field(default_factory=dict)
     delay: float = 0.0
@@ -70,6 +70,11 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(reply.delay)
         if reply.body is CUT:
             self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"choi')
+            self.close_connection = True
+            return
+        if callable(reply.body):
+            with contextlib.suppress(OSError):  # the client may have seen enough
+                reply.body(self.wfile)
             self.close_connection = True
             return
         data = reply.body.encode() if isinstance(reply.body, str) else json.dumps(reply.body).encode()

@@ -86,6 +86,15 @@ def test_a_permanent_error_makes_one_request_and_names_the_remedy(serve, failure
     assert KEY not in str(caught.value)
 
 
+def test_a_server_named_in_the_environment_is_recorded_and_gets_no_key_of_anthropics(monkeypatch):
+    assert AnthropicEndpoint("m").where == "api.anthropic.com"
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://gateway.example")
+    elsewhere = AnthropicEndpoint("m")
+    assert elsewhere.where == "gateway.example"
+    client = elsewhere._make_client()
+    assert (client.base_url.host, client.api_key) == ("gateway.example", "none")
+
+
 def test_claude_models_go_to_anthropic_unless_a_server_is_named(monkeypatch):
     assert isinstance(make_endpoint("claude-haiku-4-5", None, 1, 1), AnthropicEndpoint)
     assert not isinstance(make_endpoint("claude-haiku-4-5", "http://localhost:1/v1", 1, 1), AnthropicEndpoint)

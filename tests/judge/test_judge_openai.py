@@ -293,6 +293,54 @@ def test_keys_go_only_to_whom_they_belong(serve, monkeypatch):
     assert elsewhere._make_client().api_key == "none"
 
 
+def test_a_server_named_in_the_environment_is_said_recorded_and_gets_no_companys_key(serve, monkeypatch, caplog):
+    from utils.judge_openai import OpenAiEndpoint
+
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://judge.example/v1")
+    elsewhere = OpenAiEndpoint("m")
+    assert elsewhere.where == "judge.example"
+    assert elsewhere._make_client().api_key == "none"
+    assert "OPENAI_BASE_URL sends the judge's requests to judge.example" in caplog.text
+    server = serve(lambda body, n: completion("80", EIGHTY))
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("JUDGE_API_KEY", "other-canary")
+
+    async def where():
+        endpoint = OpenAiEndpoint("m")
+        await endpoint.grade("p", "0_100")
+        await endpoint.aclose()
+        return endpoint.where
+
+    assert asyncio.run(where()) == server.url.split("/")[2]
+    assert server.headers[-1]["authorization"] == "Bearer other-canary"
+    for own in ("https://api.openai.com/v1/", " "):
+        monkeypatch.setenv("OPENAI_BASE_URL", own)
+        client = OpenAiEndpoint("m")._make_client()
+        assert (client.base_url.host, client.api_key) == ("api.openai.com", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "judge.example")
+    with pytest.raises(UserError, match=r"^OPENAI_BASE_URL must look like"):
+        OpenAiEndpoint("m")
+
+
+@pytest.mark.parametrize(
+    "repeated", ["secret@canary:9", "secret%40canary%3A9", "me-canary", "bWUtY2FuYXJ5OnNlY3JldEBjYW5hcnk6OQ=="]
+)
+def test_a_key_in_the_servers_address_is_not_shown_when_the_server_repeats_it(serve, repeated):
+    server = serve(lambda body, n: error(400, f"bad credentials {repeated}"))
+    url = server.url.replace("://", "://me-canary:secret%40canary%3A9@")
+
+    async def judge_one():
+        judge = OpenAiJudge("judge-1", TEMPLATE, base_url=url)
+        try:
+            return await judge.judge(question="q", answer="a")
+        finally:
+            await judge.aclose()
+
+    with pytest.raises(JudgeError, match=r"bad credentials \[key\]"):
+        asyncio.run(judge_one())
+    assert server.headers[0]["authorization"] == "Basic bWUtY2FuYXJ5OnNlY3JldEBjYW5hcnk6OQ=="
+
+
 def test_mistakes_in_the_judge_itself_are_named(monkeypatch):
     with pytest.raises(UserError, match=r"lacks \{answer\}"):
         OpenAiJudge("m", "only {question}")
@@ -300,6 +348,10 @@ def test_mistakes_in_the_judge_itself_are_named(monkeypatch):
         OpenAiJudge("m", TEMPLATE, "0_1000")
     with pytest.raises(UserError, match="judge_base_url"):
         OpenAiJudge("m", TEMPLATE, base_url="localhost:8000")
+    for url in ("http://localhost:1/v1?auth=canary", "localhost:1/v1?auth=canary", "http://localhost:1/v1#canary"):
+        with pytest.raises(UserError, match=r"^--judge_base_url must end with its path") as caught:
+            OpenAiJudge("m", TEMPLATE, base_url=url)
+        assert "canary" not in str(caught.value)
     monkeypatch.setenv("OPENAI_API_KEY", "your_openai_key")
     with pytest.raises(UserError, match="OPENAI_API_KEY"):
         OpenAiJudge("m", TEMPLATE)

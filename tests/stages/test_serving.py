@@ -1,6 +1,7 @@
 """Stage 1 through a server over loopback: what it asks, what it writes, and what it keeps when the server fails."""
 
 import logging
+import time
 
 import pytest
 from extraction.judging import JudgeSettings
@@ -82,9 +83,44 @@ def test_an_answer_cut_by_the_server_is_counted(generate, caplog):
     assert "1 of 20 responses were cut at --max_new_tokens 12" in caplog.text
 
 
+def _drips(out):
+    out.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{")
+    for _ in range(100):
+        out.write(b" ")
+        time.sleep(0.1)
+
+
+def _pours(out):
+    out.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    for _ in range(300):
+        out.write(b" " * 2**20)
+
+
+def test_an_answer_that_drips_in_is_asked_for_again(generate, monkeypatch):
+    monkeypatch.setattr("extraction.serving._SECONDS", 1.0)
+    with scripted(lambda body, n: Reply(_drips) if n == 0 else _echo(body, n)) as server:
+        rows = generate(server, gen_concurrency=1)
+    assert len(server.requests) == 21
+    assert all(row.response for found in rows.values() for row in found)
+
+
+def test_a_proxy_that_cannot_be_used_is_named(generate, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "foo://proxy:1")
+    with scripted(_echo) as server, pytest.raises(UserError, match="cannot use the proxy in HTTPS_PROXY"):
+        generate(server)
+
+
+def test_a_key_in_the_servers_address_is_not_shown_when_the_server_repeats_it(generate):
+    with scripted(lambda body, n: error(400, "bad password secret-canary")) as server:
+        keyed = type("Server", (), {"url": server.url.replace("://", "://me:secret-canary@")})
+        with pytest.raises(UserError, match=r"bad password \[key\]"):
+            generate(keyed)
+
+
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
+        (Reply(_pours), "not a chat completion"),
         (error(401, "no such key"), "401: no such key"),
         (error(400, "temperature is not allowed"), "400: temperature is not allowed"),
         (Reply("<html>"), "not a chat completion"),

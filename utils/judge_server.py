@@ -1,0 +1,79 @@
+"""Which server a judge is asked at, under which name it is recorded, and whose key it gets."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from utils.config import get_credential, keys_in, server_host
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Company:
+    """A company's own server, the variable that holds its key, and the one by which its SDK is sent elsewhere."""
+
+    url: str
+    key_name: str
+    url_name: str
+
+
+OPENAI = Company("https://api.openai.com/v1", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+ANTHROPIC = Company("https://api.anthropic.com", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+
+
+@dataclass(frozen=True)
+class JudgeServer:
+    """An address, the name to record it by, the variable that should hold its key, and the key or nothing."""
+
+    url: str
+    where: str
+    key_name: str
+    key: str = field(repr=False)
+    is_own: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All that must not be shown: the key, and what stands before an @ in the address."""
+        return (self.key, *keys_in(self.url))
+
+
+def find_server(company: Company, base_url: str | None, api_key: str | None) -> JudgeServer:
+    """The server at ``base_url``, else the one that the company's variable names, else the company's own.
+
+    The key of one company is not sent to another one's server: that gets JUDGE_API_KEY, and one on this machine the
+    company's key where there is no JUDGE_API_KEY.
+
+    Raises:
+        UserError: no address, or no key for the company's own server.
+    """
+    named = base_url or _elsewhere(company)
+    if named is None:
+        key = api_key or get_credential(company.key_name)
+        if not key:
+            instead = "local or --judge_base_url" if company is OPENAI else "for example local"
+            choice = "choose --judge_model" if company is OPENAI else "choose another --judge_model,"
+            raise UserError(f"no {company.key_name}: set it in .env, or {choice} {instead}")
+        return JudgeServer(company.url, urlsplit(company.url).netloc, company.key_name, key, is_own=True)
+    where = server_host("--judge_base_url" if base_url else company.url_name, named)
+    key_name = company.key_name if _is_this_machine(named) else "JUDGE_API_KEY"
+    key = api_key or get_credential("JUDGE_API_KEY") or get_credential(key_name)
+    return JudgeServer(named, where, key_name, key or "")
+
+
+def _elsewhere(company: Company) -> str | None:
+    """The server that the company's variable names, None where it names the company's own."""
+    named = os.environ.get(company.url_name, "").strip()
+    if not named or named.rstrip("/") == company.url:
+        return None
+    where = server_host(company.url_name, named)
+    logger.info("%s sends the judge's requests to %s, with JUDGE_API_KEY if that is set", company.url_name, where)
+    return named
+
+
+def _is_this_machine(base_url: str) -> bool:
+    return urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
