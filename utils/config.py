@@ -22,13 +22,23 @@ _KEY_IN_QUERY = re.compile(r"(?<=[?&])([\w-]*(?:key|token|secret|password)[\w-]*
 def load_credentials(env_file: Path | None = None) -> None:
     """Read ``.env`` (the given file, or the nearest one upwards from the current folder) into the environment.
 
-    Variables that are set already win. Says so in the log where others than the owner can read the file.
+    Variables that are set already win. Empty ones and placeholders of .env.example are taken out, since the Hub's library reads the
+    environment by itself and would send one as a token. Says so in the log where others than the owner can read the
+    file.
     """
-    from dotenv import dotenv_values, find_dotenv, load_dotenv
+    from dotenv import find_dotenv
 
     path = env_file or Path(find_dotenv(usecwd=True) or ".env")
-    if not path.is_file():
-        return
+    if path.is_file():
+        _load(path)
+    for name in _KEY_NAMES:
+        if name in os.environ and not _is_credential(os.environ[name]):
+            del os.environ[name]
+
+
+def _load(path: Path) -> None:
+    from dotenv import dotenv_values, load_dotenv
+
     try:
         load_dotenv(path)
         names = [name for name, value in dotenv_values(path).items() if _is_credential(value)]

@@ -40,7 +40,7 @@ class _BoundedClient:
         try:
             return await asyncio.wait_for(self._send_whole(request, options), self._seconds)
         except asyncio.TimeoutError as error:
-            raise _library(type(self)).ReadTimeout("the whole answer took too long", request=request) from error
+            raise library_of(type(self)).ReadTimeout("the whole answer took too long", request=request) from error
 
     async def _send_whole(self, request: Any, options: dict[str, Any]) -> Any:
         response = await self._send_on(request, options)
@@ -100,7 +100,7 @@ def bounded_client(sdk_client: type, seconds: float, is_final: Callable[[int, st
     bounded = type("BoundedClient", (_BoundedClient, sdk_client), {})
     try:
         return bounded(seconds=seconds, is_final=is_final)
-    except (ImportError, ValueError, _library(bounded).InvalidURL) as error:
+    except (ImportError, ValueError, library_of(bounded).InvalidURL) as error:
         raise UserError(
             f"cannot use the proxy in {_suspects()} of the environment ({type(error).__name__}). Set it to an address "
             "such as http://proxy.example:3128, or unset it; socks5:// needs: pip install socksio"
@@ -111,9 +111,9 @@ def _is_as_safe(asked: Any, other: Any) -> bool:
     return bool(other.host == asked.host and other.scheme in (asked.scheme, "https"))
 
 
-def _library(client: type) -> Any:
-    """httpx, or the package that has followed it, whichever the SDK's client is of."""
-    name = next(kind.__module__ for kind in client.__mro__ if kind.__module__.startswith("httpx"))
+def library_of(derived: type) -> Any:
+    """httpx, or the package that has followed it, whichever a class is derived from."""
+    name = next(kind.__module__ for kind in derived.__mro__ if kind.__module__.startswith("httpx"))
     return sys.modules[name.partition(".")[0]]
 
 

@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.config import get_credential, load_credentials
+from utils.config import get_credential, load_credentials, without_keys
 from utils.errors import UserError
+from utils.http_client import library_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,18 @@ def parse_hub_address(text: str, trait: str | None = None) -> HubAddress:
     return HubAddress(match["repo"], str(named or trait), revision.replace("%2F", "/") if revision else None)
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What a download can end in.
+
+    Besides what the Hub's client raises by itself, what it lets through: a connection that is cut, and a proxy or an
+    address in the environment that cannot be used.
+    """
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    library = library_of(HfHubHTTPError)
+    return (OSError, ValueError, ImportError, EntryNotFoundError, library.HTTPError, library.InvalidURL)
+
+
 def download_bundle(address: HubAddress) -> tuple[Path, str]:
     """The bundle's file in the local Hub cache, fetched where it is not there, and the commit that it is of.
 
@@ -63,15 +76,14 @@ def download_bundle(address: HubAddress) -> tuple[Path, str]:
         UserError: it cannot be had; says what to look at.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
 
     if get_credential("HF_TOKEN") is None:
         load_credentials()
     name = f"{address.trait}.safetensors"
     try:
         path = Path(hf_hub_download(address.repo, name, revision=address.revision, token=get_credential("HF_TOKEN")))
-    except (OSError, ValueError, EntryNotFoundError) as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
+    except hub_errors() as error:
+        reason = without_keys((str(error).strip() or type(error).__name__).split("\n")[0].rstrip("."))
         at = f" at {address.revision}" if address.revision else ""
         raise UserError(
             f"cannot get {name} of {address.repo}{at}: {reason}. Check the address and the network; a private or gated "

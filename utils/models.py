@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from utils.config import get_credential
 from utils.embedded import EMBEDDED_MODEL, embedded_model_folder
 from utils.errors import UserError
+from utils.hub import hub_errors
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +134,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, **placement, **shared)
         if not placement:
             model = model.to(torch.device(device))
-    except (OSError, ValueError, ImportError) as error:
+    except hub_errors() as error:
         raise UserError(f"cannot load the model {name!r}: {_reason(error)}. {_remedy(name)}") from error
     except RuntimeError as error:  # as of a device whose memory is full
         raise UserError(f"cannot put {name!r} on device {device!r}: {_reason(error)}") from error

@@ -21,6 +21,7 @@ from traitlens.layers import LAYER_CONVENTION
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.foreign_vectors import read_steering_vector
 from utils.gguf_vectors import ControlVector, read_control_vector
+from utils.hub import hub_errors
 from utils.models import model_of_experiment, model_path, same_model
 from utils.portable import is_portable, load_bundle
 from utils.records import TraitVector
@@ -178,7 +179,7 @@ def _sizes(model: str) -> tuple[int, int]:
 
     try:
         config = AutoConfig.from_pretrained(model_path(model), trust_remote_code=False).get_text_config()
-    except (OSError, ValueError) as error:
+    except hub_errors() as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"cannot read the configuration of the model {model!r}: {reason}. Name it with --model"
