@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from utils.errors import UserError
 
 _MOST_REDIRECTIONS = 10
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _MOST_BYTES = 8 * 2**20  # a chat completion has some thousand; a page or a broken server may have any number
 
 
@@ -95,11 +96,17 @@ def bounded_client(sdk_client: type, seconds: float, is_final: Callable[[int, st
         is_final: whether the status and text of an error say that to repeat the request is useless.
 
     Raises:
-        UserError: a proxy in the environment cannot be used.
+        UserError: a proxy or the certificates that the environment names cannot be used.
     """
     bounded = type("BoundedClient", (_BoundedClient, sdk_client), {})
     try:
         return bounded(seconds=seconds, is_final=is_final)
+    except OSError as error:
+        names = " or ".join(name for name in _CERTIFICATES if os.environ.get(name)) or "the system"
+        raise UserError(
+            f"cannot read the certificates of {names} ({error.strerror or type(error).__name__}). Name a file of "
+            "certificates in PEM, or unset the variable"
+        ) from error
     except (ImportError, ValueError, library_of(bounded).InvalidURL) as error:
         raise UserError(
             f"cannot use the proxy in {_suspects()} of the environment ({type(error).__name__}). Set it to an address "

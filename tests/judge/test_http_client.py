@@ -141,6 +141,18 @@ def test_a_proxy_that_cannot_be_used_is_named_in_one_line(serve, monkeypatch, ki
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ENDPOINTS)
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_read_are_named_in_one_line(serve, monkeypatch, tmp_path, kind, content):
+    path = tmp_path / "certificates.pem"
+    if content:
+        path.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    with pytest.raises(UserError, match="cannot read the certificates of SSL_CERT_FILE") as caught:
+        grade(serve(lambda body, n: None), kind, 1)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_proxy_in_the_environment_is_used(serve, monkeypatch):
     proxy = serve(lambda body, n: message("7"))
     monkeypatch.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
