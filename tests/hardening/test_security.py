@@ -316,11 +316,14 @@ def test_a_generation_server_that_echoes_the_key_does_not_get_it_into_messages(e
 
 
 def test_a_key_in_the_address_of_a_generation_server_is_not_recorded(canary, tmp_path):
-    server = Server(f"https://user:{canary}@host:8000/v1?api_key={canary}", "m")
+    with pytest.raises(UserError, match="take away what follows") as caught:
+        Server(f"https://user:{canary}@host:8000/v1?api_key={canary}", "m")
+    assert canary not in told(caught.value)
+    server = Server(f"https://user:{canary}@host:8000/v1", "m")
     folder = Experiment(tmp_path, "lab").trait("calm")
     definition = TraitDefinition("calm", (InstructionPair("a", "b"),), ("q",), "{question}{answer}")
     recorded = fingerprint(definition, GenerationSettings(Sampling(4, 0.0, 1.0)), server.source())
-    assert recorded["base_url"] == "https://host:8000/v1?api_key=[key]"
+    assert recorded["base_url"] == "https://host:8000/v1"
     begin_journal(folder, recorded, overwrite=False)
     folder.write_responses_metadata({"generation": {**recorded, "base_url": server.base_url}})
     with pytest.raises(UserError, match="a server at https://host:8000/v1") as caught:
@@ -331,7 +334,8 @@ def test_a_key_in_the_address_of_a_generation_server_is_not_recorded(canary, tmp
 
 
 def test_host_and_texts_are_shown_without_what_could_be_a_key(canary):
-    assert server_host("judge_base_url", f"https://me:{canary}@h.example:80/v1?key=x") == "h.example:80"
+    assert server_host("--judge_base_url", f"https://me:{canary}@h.example:80/v1") == "h.example:80"
+    assert without_keys(f"https://host/v1?api_key={canary[::-1]}") == "https://host/v1?api_key=[key]"
     assert without_keys(f"a {canary} b") == "a [key] b"
     assert without_keys("other-secret-key", "other-secret-key") == "[key]"
     assert (
