@@ -22,7 +22,7 @@ _KEY_IN_QUERY = re.compile(r"(?<=[?&])([\w-]*(?:key|token|secret|password)[\w-]*
 def load_credentials(env_file: Path | None = None) -> None:
     """Read ``.env`` (the given file, or the nearest one upwards from the current folder) into the environment.
 
-    Variables that are set already win. Empty ones and placeholders of .env.example are taken out, since the Hub's library reads the
+    Variables that are set already win. Placeholders of .env.example are taken out, since the Hub's library reads the
     environment by itself and would send one as a token. Says so in the log where others than the owner can read the
     file.
     """
@@ -32,7 +32,8 @@ def load_credentials(env_file: Path | None = None) -> None:
     if path.is_file():
         _load(path)
     for name in _KEY_NAMES:
-        if name in os.environ and not _is_credential(os.environ[name]):
+        value = os.environ.get(name, "").strip()
+        if value and not _is_credential(value):
             del os.environ[name]
 
 

@@ -250,3 +250,22 @@ def test_intervals_are_of_a_thousand_resamples_with_the_seed_0_unless_told():
     found = auroc_difference(scores, others, labels, clusters)
     assert found == auroc_difference(scores, others, labels, clusters, **said)
     assert found != auroc_difference(scores, others, labels, clusters, n_bootstrap=1000, seed=1)
+
+
+def test_an_example_that_neither_could_score_is_left_out_of_their_difference():
+    generator = torch.Generator().manual_seed(3)
+    labels, clusters = torch.arange(40) % 2 == 0, torch.arange(40) // 4
+    scores, others = torch.randn(2, 40, generator=generator) + labels
+    with_gaps = [torch.cat([s, torch.tensor([float("nan")])]) for s in (scores, others)]
+    more_labels, more_clusters = torch.cat([labels, labels[:1]]), torch.cat([clusters, clusters[-1:]])
+    expected = auroc_difference(scores, others, labels, [clusters], n_bootstrap=50)
+    assert auroc_difference(*with_gaps, more_labels, [more_clusters], n_bootstrap=50) == expected
+
+
+def test_figures_cannot_be_changed():
+    interval = auroc_interval(torch.arange(4.0), torch.arange(4) > 1, [torch.arange(4)], n_bootstrap=5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        interval.value = 0.5
+    metrics = evaluate(torch.arange(4.0), torch.arange(4) > 1, [torch.arange(4)], n_bootstrap=5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        metrics.accuracy = 0.5
