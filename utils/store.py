@@ -166,7 +166,7 @@ class Experiment:
     name: str
 
     def __post_init__(self) -> None:
-        check_name("experiment", self.name)
+        check_name("an experiment", self.name)
         check_inside(self.root, self.experiments_dir)
 
     @property
@@ -201,7 +201,7 @@ class Experiment:
 
     def trait(self, name: str) -> TraitFolder:
         """The folder of one trait, which need not exist yet."""
-        check_name("trait", name)
+        check_name("a trait", name)
         check_inside(self.root / name, self.experiments_dir)
         return TraitFolder(self.root / name, self.name, name)
 
@@ -225,10 +225,10 @@ class Experiment:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise UserError unless ``name`` can be a folder of its own inside the experiments folder."""
+    """Raise UserError unless ``name``, of ``kind`` such as "a trait", can be a folder of its own among the experiments."""
     if not _NAME.fullmatch(name) or name.endswith((" ", ".")) or len(name.encode()) > 200 or _DEVICE.fullmatch(name):
         allowed = "letters, digits, '_', '-', '.', '+' and inner spaces, beginning with a letter, digit or '_'"
-        raise UserError(f"{name!r} cannot be the name of a {kind}: use {allowed}")
+        raise UserError(f"{name!r} cannot be the name of {kind}: use {allowed}")
 
 
 def check_inside(folder: Path, root: Path) -> None:

@@ -45,8 +45,9 @@ def test_numbers_split_into_digits_are_read_whole_or_not_at_all(llama):
 
 
 def test_yes_and_no_come_from_log_probabilities(llama):
-    [verdict], _ = judge_all(
-        llama, "binary", ["Reply with exactly one word, YES or NO: is the word YES the same as YES?"]
-    )
-    assert verdict.score is None or 0 <= verdict.score <= 1
-    assert (verdict.score is None) == (verdict.method == "")
+    prompts = ["Answer with YES: is fire hot? YES or NO", "Is the sky blue? Answer YES or NO.", "Repeat: NO"]
+    (leaning, doubting, rambling), _ = judge_all(llama, "binary", prompts)
+    assert leaning.method == doubting.method == "logprobs"
+    assert 0 < doubting.score < leaning.score < 1
+    assert rambling.score is None  # it begins with an apology: little probability on either word
+    assert "little probability" in rambling.reason
