@@ -225,7 +225,7 @@ class Experiment:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise UserError unless ``name``, of ``kind`` such as "a trait", can be a folder of its own among the experiments."""
+    """Raise UserError unless ``name``, of ``kind`` such as "a trait", can be a folder of its own in the experiments."""
     if not _NAME.fullmatch(name) or name.endswith((" ", ".")) or len(name.encode()) > 200 or _DEVICE.fullmatch(name):
         allowed = "letters, digits, '_', '-', '.', '+' and inner spaces, beginning with a letter, digit or '_'"
         raise UserError(f"{name!r} cannot be the name of {kind}: use {allowed}")
