@@ -142,12 +142,26 @@ def begin_journal(folder: TraitFolder, settings: dict[str, Any], overwrite: bool
     """
     if overwrite:
         clear_journal(folder)
-    header_path = folder.generation_header_path
-    begun = read_jsonl(header_path)
+    else:
+        check_settings(folder, settings)
+    if read_jsonl(folder.generation_header_path):
+        return True
+    finished = not overwrite and folder.responses_path("pos").is_file()
+    clear_journal(folder)  # rows that no header vouches for, or what a killed run did not clear
+    if not finished:
+        append_jsonl(folder.generation_header_path, [settings])
+    return not finished
+
+
+def check_settings(folder: TraitFolder, settings: dict[str, Any]) -> None:
+    """Raise UserError where there are responses, finished or not, that other settings than these made.
+
+    ``settings`` may be a part of what decides a response, such as all that is known before a model is loaded.
+    """
+    begun = read_jsonl(folder.generation_header_path)
     if begun:
         _check_same(begun[0], settings, folder, "unfinished responses were begun")
-        return True
-    if not overwrite and folder.responses_path("pos").is_file():
+    elif folder.responses_path("pos").is_file():
         made = folder.read_responses_metadata().get("generation")
         if made is None:
             raise UserError(
@@ -155,11 +169,6 @@ def begin_journal(folder: TraitFolder, settings: dict[str, Any], overwrite: bool
                 "Score them with --judge_only, or replace them with --overwrite"
             )
         _check_same(made, settings, folder, "responses were made")
-        clear_journal(folder)  # a run that was killed while it cleared them
-        return False
-    clear_journal(folder)  # rows that no header vouches for
-    append_jsonl(header_path, [settings])
-    return True
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: TraitFolder, what: str) -> None:

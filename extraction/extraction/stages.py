@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from extraction.judging import JudgeSettings, judge_trait, resolve_judge
 from extraction.responses import (
     GenerationSettings,
     begin_journal,
+    check_settings,
     clear_journal,
     fingerprint,
     generate_responses,
@@ -79,6 +80,9 @@ def run_stage_1(
     load_judge = functools.partial(load_model, device=process.device, dtype=dtype, trust_remote_code=trust_remote_code)
 
     server = Server(gen_base_url, model_name, gen_concurrency) if gen_base_url else None
+    if not (judge_only or overwrite):
+        source = server.source() if server else {"model": model_name}
+        _refuse_other_settings(folders, [fingerprint(d, settings, source) for d in definitions])
     scorer = resolve_judge(judge, loaded, load_judge) if process.is_main else None
 
     def work(i: int) -> None:
@@ -105,6 +109,18 @@ def _check_generation(settings: GenerationSettings, threshold: float | None) -> 
     check_range("n_questions", settings.n_questions, 1)
     check_range("n_instructions", settings.n_instructions, 1)
     check_range("threshold", threshold, 0, 100)
+
+
+def _refuse_other_settings(folders: Sequence[TraitFolder], known: Sequence[dict[str, Any]]) -> None:
+    """Raise UserError where no trait can go on with these settings, before minutes go into loading a model."""
+    refusals = []
+    for folder, settings in zip(folders, known, strict=True):
+        try:
+            check_settings(folder, settings)
+        except UserError as error:
+            refusals.append(error)
+    if len(refusals) == len(folders):
+        raise refusals[0]
 
 
 @contextlib.contextmanager

@@ -58,7 +58,14 @@ def test_other_settings_do_not_mix_into_responses_that_are_there(lab, generate):
     refused = generate("--trait", "alpha", "--seed", 7, check=False)
     assert refused.returncode == 1
     assert "seed 0, now 7" in refused.stderr
+    assert "loaded" not in refused.stderr, "before a model is loaded, which can take minutes"
     assert files(lab.root) == before
+    both = generate("--seed", 7, check=False)
+    assert both.returncode == 1
+    assert "1 of 2 traits failed: alpha" in both.stderr
+    after = files(lab.root)
+    assert {name: after[name] for name in before} == before
+    assert "beta/responses/pos.csv" in after
     generate("--trait", "alpha", "--seed", 7, "--overwrite")
     assert files(lab.root) != before
 
