@@ -52,7 +52,13 @@ def search(reader: str, mode: str, seconds: int, found: Path) -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for i, data in enumerate(_beginnings(reader, mode)):
             Path(corpus, str(i)).write_bytes(data)
-        limits = [f"-max_total_time={seconds}", f"-max_len={LONGEST}", "-timeout=60", "-rss_limit_mb=4000"]
+        limits = [
+            f"-max_total_time={seconds}",
+            f"-max_len={LONGEST}",
+            "-timeout=60",
+            "-report_slow_units=60",
+            "-rss_limit_mb=4000",
+        ]
         atheris.Setup(
             ["fuzz", corpus, *limits, f"-artifact_prefix={found}/{reader}.{mode}."],
             tried if mode == "bytes" else spoiled.hypothesis.fuzz_one_input,
@@ -99,7 +105,11 @@ def main() -> None:
         for mode in MODES:
             one = ["--one", mode, str(share), "--found", str(found), "--readers", reader]
             ended = subprocess.run(
-                [sys.executable, "-m", "tests.hardening.fuzz", *one], check=False, stderr=subprocess.PIPE, text=True
+                [sys.executable, "-m", "tests.hardening.fuzz", *one],
+                check=False,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
             )
             counts = found / f"{reader}.{mode}.count"
             said = [line for line in ended.stderr.splitlines() if line.startswith(reader)]
