@@ -70,7 +70,7 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
     """
     import torch
 
-    from utils.vectors import load_tensors
+    from utils.tensor_archives import load_tensors
 
     if not path.is_file():
         raise MissingInputError(path, "Give the path of a saved steering vector")
@@ -86,7 +86,7 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
 
 
 def _by_layer(path: Path, activations: Any, n_blocks: int) -> dict[int, Tensor]:
-    from utils.vectors import as_plain
+    from utils.tensor_archives import as_plain
 
     found = {}
     for number, tensor in activations.items() if isinstance(activations, dict) else ():

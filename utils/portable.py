@@ -19,7 +19,8 @@ from utils.files import parse_json, write_bytes
 from utils.hub import download_bundle, is_hub_address, parse_hub_address
 from utils.models import LoadedModel, load_model, same_model
 from utils.records import TraitVector
-from utils.vectors import as_plain, choose_place, trait_vector, vector_name
+from utils.tensor_archives import as_plain
+from utils.vectors import choose_place, trait_vector, vector_name
 
 if TYPE_CHECKING:
     from torch import Tensor

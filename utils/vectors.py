@@ -6,9 +6,7 @@ import hashlib
 import io
 import logging
 import math
-import pickle
 import re
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from utils.files import read_json, read_text, replacing, write_bytes, write_json
 from utils.models import LoadedModel, documented_layer
 from utils.records import TraitVector
 from utils.store import SUMMARY, Experiment, TraitFolder
+from utils.tensor_archives import as_plain, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -111,41 +110,6 @@ def read_vector(folder: TraitFolder, method: str, layer: int) -> TraitVector:
         return trait_vector(vector, metadata)
     except ValueError as error:
         raise DamagedFileError(sidecar_path(path), str(error), remedy) from error
-
-
-# What torch raises at bytes that are not what they should be.
-_LOADING_ERRORS = (
-    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError, TypeError, AttributeError,
-    AssertionError, ArithmeticError, MemoryError, struct.error,
-)  # fmt: skip
-
-
-def load_tensors(path: Path, remedy: str) -> Any:
-    """What ``torch.save`` wrote into a file: tensors and plain containers of them. Pickled code is never run.
-
-    Raises:
-        DamagedFileError: it is not a whole file, or holds something else.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except _LOADING_ERRORS as error:
-        raise DamagedFileError(path, f"not a file of tensors ({type(error).__name__})", remedy) from error
-
-
-def as_plain(value: object) -> torch.Tensor | None:
-    """``value`` as a float32 tensor without gradient; None for what is no dense tensor of real floating-point numbers.
-
-    >>> as_plain(torch.ones(2, dtype=torch.float16)), as_plain(torch.ones(2, dtype=torch.int64))
-    (tensor([1., 1.]), None)
-    """
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        return None
-    dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-    if not dense or value.is_nested:
-        return None
-    # A few stored numbers can be spread over any shape; a copy would need the memory of all of it.
-    spread = value.numel() * value.element_size() > value.untyped_storage().nbytes()
-    return None if spread else value.detach().float()
 
 
 def trait_vector(vector: torch.Tensor, metadata: dict[str, Any]) -> TraitVector:

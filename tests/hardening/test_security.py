@@ -35,8 +35,9 @@ from utils.records import InstructionPair, Response, TraitDefinition
 from utils.store import Experiment
 from utils.vectors import trait_vector
 
+from .inputs import saved
 from .loopback import serving
-from .readers import METADATA, outcome
+from .readers import HIDDEN, METADATA, outcome
 
 ROOT = Path(__file__).parents[2]
 CANARY = "sk-canary-4f9d1c7b2e8a6053"
@@ -141,6 +142,41 @@ def test_one_stored_number_spread_over_a_huge_shape_is_refused(reader, dtype, tm
     archive = io.BytesIO()
     torch.save(spread if reader == "vector" else {1: spread}, archive)
     assert outcome(reader, tmp_path, archive.getvalue()) != "read"
+
+
+def deflated(archive):
+    """The archive with its entries compressed, which torch reads but never writes."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as whole, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as small:
+        for entry in whole.infolist():
+            small.writestr(entry.filename, whole.read(entry))
+    return packed.getvalue()
+
+
+class Filler:
+    """Pickled, it is a call of the one builtin that torch allows and that fills memory."""
+
+    def __reduce__(self):
+        return bytearray, (1_000_000,)
+
+
+@pytest.mark.parametrize("reader", ["vector", "steering_vector"])
+@pytest.mark.parametrize("form", ["deflated", "filler", "old filler"])
+def test_a_torch_file_that_asks_for_more_memory_than_it_has_bytes_is_refused(reader, form, tmp_path):
+    if form == "deflated":
+        large = torch.zeros(10_000_000)
+        data = deflated(saved(large if reader == "vector" else {1: large}))
+    else:
+        data = saved({1: Filler()}, _use_new_zipfile_serialization=form == "filler")
+    assert len(data) < 100_000
+    assert "not a file of tensors (ValueError)" in outcome(reader, tmp_path, data)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("reader", ["vector", "steering_vector"])
+def test_what_torch_writes_is_read_in_its_old_form_and_its_new_one(reader, zipped, tmp_path):
+    value = torch.ones(HIDDEN) if reader == "vector" else {1: torch.ones(HIDDEN)}
+    assert outcome(reader, tmp_path, saved(value, _use_new_zipfile_serialization=zipped)) == "read"
 
 
 @pytest.mark.parametrize("name", NAMES)
