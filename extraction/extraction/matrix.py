@@ -43,13 +43,19 @@ class Matrix:
         for i, row in enumerate(self.auroc):
             for j, value in enumerate(row):
                 strength = max(value, 1 - value)  # a vector that reads backwards reads too
-                if i != j and strength >= min(self.auroc[i][i], self.auroc[j][j]):
+                own = self.auroc[i][i], self.auroc[j][j]
+                known = [figure for figure in own if not math.isnan(figure)]
+                if i != j and known and strength >= min(known):
                     backwards = ", backwards" if value < 0.5 else ""
                     found.append(
                         f"the {self.traits[i]} vector reads {self.traits[j]} responses at {strength:.2f}{backwards} "
-                        f"(own responses {self.auroc[i][i]:.2f}; {self.traits[j]}'s own vector {self.auroc[j][j]:.2f})"
+                        f"(own responses {_figure(own[0])}; {self.traits[j]}'s own vector {_figure(own[1])})"
                     )
         return found
+
+
+def _figure(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.2f}"
 
 
 def matrix_is_due(lab: Experiment) -> bool:

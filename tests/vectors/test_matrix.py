@@ -211,6 +211,20 @@ def test_an_import_over_the_best_vector_makes_the_matrix_again_and_another_impor
     assert float(table(lab)["alpha"]["auroc_beta"]) == pytest.approx(1 - before[0])
 
 
+def test_an_imported_vectors_own_figure_is_unknown_and_the_others_is_compared_all_the_same(lab, tmp_path, caplog):
+    alpha = write_trait(lab, "alpha", seed=1, strength=6.0)
+    write_trait(lab, "beta", seed=2, strength=6.0)
+    run(lab)
+    best = read_vector(alpha, "mean_diff", 2)
+    write_bundle(tmp_path / "a.safetensors", [dataclasses.replace(best, metadata={**best.metadata, "choice": None})])
+    caplog.clear()
+    import_into(lab.name, "alpha", str(tmp_path / "a.safetensors"), overwrite=True, experiments_dir=lab.experiments_dir)
+    told = [line for line in caplog.messages if "vector reads" in line]
+    assert len(told) == 2  # each way, whichever of the two is unknown
+    assert "(own responses unknown; beta's own vector " in told[0]
+    assert "alpha's own vector unknown)" in told[1]
+
+
 def test_a_picture_of_what_nothing_could_be_read_of_is_drawn_without_a_warning(tmp_path, recwarn):
     unknown = [[float("nan")] * 2] * 2
     matrix_picture(tmp_path / "matrix.png", {"AUROC": unknown, "cosine": [[1.0, -0.2], [-0.2, 1.0]]}, ["alpha", "beta"])
