@@ -86,13 +86,13 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
 
 
 def _by_layer(path: Path, activations: Any, n_blocks: int) -> dict[int, Tensor]:
-    from utils.tensor_archives import as_plain
+    from utils.tensor_archives import as_plain, has_length
 
     found = {}
     for number, tensor in activations.items() if isinstance(activations, dict) else ():
         plain = as_plain(tensor)
         vector = None if plain is None else plain.reshape([n for n in plain.shape if n != 1] or [-1])
-        if type(number) is not int or vector is None or vector.ndim != 1 or not bool(vector.isfinite().all()):
+        if type(number) is not int or vector is None or vector.ndim != 1 or not has_length(vector):
             raise DamagedFileError(path, f"entry {number!r} is not a block number with a finite vector", _REMEDY)
         if not -n_blocks <= number < n_blocks:
             raise UserError(f"{path} acts on block {number}, but the model has blocks 0..{n_blocks - 1}")

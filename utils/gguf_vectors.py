@@ -171,13 +171,15 @@ def _text(reader: Any, name: str) -> str | None:
 def _directions(path: Path, tensors: Mapping[str, tuple[str, Any]]) -> dict[int, Tensor]:
     import torch
 
+    from utils.tensor_archives import has_length
+
     directions = {}
     for name, (kind, values) in tensors.items():
         match = _DIRECTION.fullmatch(name)
         if match is None:
             continue
         vector = torch.from_numpy(values) if kind == "F32" and values.ndim == 1 else None
-        if vector is None or not bool(torch.isfinite(vector).all()):
+        if vector is None or not has_length(vector):
             raise DamagedFileError(path, f"{name} is not a finite float32 vector (it is {kind})", _REMEDY)
         directions[int(match[1]) + 1] = vector
     if not directions or len({len(v) for v in directions.values()}) > 1:

@@ -19,7 +19,7 @@ from utils.files import parse_json, write_bytes
 from utils.hub import download_bundle, is_hub_address, parse_hub_address
 from utils.models import LoadedModel, load_model, same_model
 from utils.records import TraitVector
-from utils.tensor_archives import as_plain
+from utils.tensor_archives import as_plain, has_length
 from utils.vectors import choose_place, trait_vector, vector_name
 
 if TYPE_CHECKING:
@@ -123,8 +123,10 @@ def _different(ranking: list[str]) -> list[str]:
 
 def _vector(tensor: Tensor, metadata: Mapping[str, Any]) -> TraitVector:
     vector = as_plain(tensor)
-    if vector is None or list(vector.shape) != [metadata["hidden_size"]] or not bool(vector.isfinite().all()):
-        raise ValueError(f"shape {list(tensor.shape)} or NaN where the hidden size is {metadata['hidden_size']}")
+    if vector is None or list(vector.shape) != [metadata["hidden_size"]] or not has_length(vector):
+        raise ValueError(
+            f"shape {list(tensor.shape)} or NaN or too large where the hidden size is {metadata['hidden_size']}"
+        )
     return trait_vector(vector, dict(metadata))
 
 

@@ -64,3 +64,8 @@ def as_plain(value: object) -> torch.Tensor | None:
     # A few stored numbers can be spread over any shape; a copy would need the memory of all of it.
     spread = value.numel() * value.element_size() > value.untyped_storage().nbytes()
     return None if spread else value.detach().float()
+
+
+def has_length(vector: torch.Tensor) -> bool:
+    """Whether a vector's values are finite and so is its norm in float32, by which scores are divided."""
+    return bool(vector.float().norm().isfinite())

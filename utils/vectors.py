@@ -18,7 +18,7 @@ from utils.files import read_json, read_text, replacing, write_bytes, write_json
 from utils.models import LoadedModel, documented_layer
 from utils.records import TraitVector
 from utils.store import SUMMARY, Experiment, TraitFolder
-from utils.tensor_archives import as_plain, load_tensors
+from utils.tensor_archives import as_plain, has_length, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def write_vector(folder: TraitFolder, vector: torch.Tensor, metadata: dict[str, 
     """
     path = vector_path(folder, metadata["method"], metadata["layer"])
     vector = vector.detach().to("cpu", torch.float32).contiguous().clone()
-    if not bool(torch.isfinite(vector).all()):
+    if not has_length(vector):
         raise UserError(f"{metadata['method']} gave NaN or infinity for {folder.trait} at layer {metadata['layer']}")
     write_json(sidecar_path(path), {**metadata, _FINGERPRINT: _fingerprint(vector)})
     # Through memory: torch would write its temporary file's name into the archive, and report a full disk as a bug.
@@ -98,8 +98,9 @@ def read_vector(folder: TraitFolder, method: str, layer: int) -> TraitVector:
     vector = as_plain(load_tensors(path, remedy))
     if vector is None or vector.ndim != 1:
         raise DamagedFileError(path, "does not hold one vector [hidden]", remedy)
-    if len(vector) != metadata["hidden_size"] or not bool(torch.isfinite(vector).all()):
-        problem = f"holds {len(vector)} values or NaN where the side-car says {metadata['hidden_size']} numbers"
+    if len(vector) != metadata["hidden_size"] or not has_length(vector):
+        said = f"the side-car says {metadata['hidden_size']} numbers"
+        problem = f"holds {len(vector)} values, NaN or numbers too large where {said}"
         raise DamagedFileError(path, problem, remedy)
     fingerprint = _fingerprint(vector)
     if metadata.pop(_FINGERPRINT, fingerprint) != fingerprint:

@@ -90,6 +90,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
         ({}, "holds no vectors"),
         ({"layer_activations": {"a": torch.ones(8)}}, "entry 'a'"),
         ({1: torch.full((8,), float("nan"))}, "entry 1"),
+        ({1: torch.full((8,), 1e30)}, "entry 1"),
         ({1: torch.ones(8), 2: torch.ones(9)}, "several sizes"),
     ],
 )

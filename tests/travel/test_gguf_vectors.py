@@ -93,7 +93,9 @@ def test_a_foreign_gguf_or_no_file_is_said_to_be_so(tmp_path):
         read_control_vector(tmp_path / "none.gguf")
 
 
-@pytest.mark.parametrize("values", [np.ones(4, dtype=np.float16), np.full(4, np.nan, dtype=np.float32)])
+@pytest.mark.parametrize(
+    "values", [np.ones(4, np.float16), np.full(4, np.nan, np.float32), np.full(4, 1e30, np.float32)]
+)
 def test_directions_that_are_not_finite_float32_are_refused(tmp_path, values):
     path = tmp_path / "vector.gguf"
     writer = gguf.GGUFWriter(path, "controlvector")

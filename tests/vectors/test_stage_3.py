@@ -477,7 +477,7 @@ def test_every_summary_row_is_complete(full):
     assert aurocs == sorted(aurocs, reverse=True)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
 def test_no_vector_with_nan_or_infinity_reaches_a_file(lab, bad):
     folder = lab.trait("alpha")
     with pytest.raises(UserError, match="probe gave NaN or infinity for alpha at layer 2"):
@@ -497,6 +497,10 @@ def test_activations_that_are_not_what_their_side_car_describes_are_refused(lab)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"pos\.safetensors"):
         read_activations(folder).layer("pos", 2)
+    for large in (1e20, -1e20):  # their squares are beyond float32
+        save_file({TENSOR: torch.full_like(states, large, dtype=torch.float32)}, path)
+        with pytest.raises(UserError, match="numbers over 1e15 at layer 2"):
+            read_activations(folder).layer("pos", 2)
     write_activations_info(folder.activations_dir, read_activations_info(folder))  # now with the files' fingerprints
     path.write_bytes(b"x")
     with pytest.raises(UserError, match=r"is not the file that metadata\.json beside it describes"):
