@@ -20,6 +20,7 @@ from utils.hub import download_bundle, is_hub_address, parse_hub_address
 from utils.models import LoadedModel, load_model, same_model
 from utils.records import TraitVector
 from utils.tensor_archives import as_plain, has_length
+from utils.vector_metadata import shown
 from utils.vectors import choose_place, trait_vector, vector_name
 
 if TYPE_CHECKING:
@@ -104,9 +105,9 @@ def read_bundle(path: Path) -> Bundle:
         raise DamagedFileError(path, f"its format is {header.get('format')!r}, wanted {FORMAT!r}", _REMEDY)
     try:
         shared, own, ranking = (parse_json(header[key]) for key in ("shared", "vectors", "ranking"))
-        vectors = tuple(_vector(tensors[name], {**shared, **own[name]}) for name in _different(ranking))
+        vectors = tuple(_vector(name, tensors[name], {**shared, **own[name]}) for name in _names(ranking))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DamagedFileError(path, f"its header does not describe its vectors ({error})", _REMEDY) from error
+        raise DamagedFileError(path, f"its header does not describe its vectors ({error!s:.200})", _REMEDY) from error
     if not vectors:
         raise DamagedFileError(path, "holds no vectors", _REMEDY)
     if len({(v.trait, v.model) for v in vectors}) > 1:
@@ -114,20 +115,26 @@ def read_bundle(path: Path) -> Bundle:
     return Bundle(path, vectors)
 
 
-def _different(ranking: list[str]) -> list[str]:
-    """The ranking, unless it names a vector again and again, each time for another copy."""
-    if len(set(ranking)) < len(ranking):
+def _names(ranking: object) -> list[str]:
+    """The names in a ranking, unless it names a vector again and again, each time for another copy."""
+    if not isinstance(ranking, list) or not all(isinstance(name, str) for name in ranking):
+        raise ValueError("its ranking is not a list of names")
+    # Names become names of files, where some systems take capitals for small letters.
+    if len({name.casefold() for name in ranking}) < len(ranking):
         raise ValueError("its ranking names a vector twice")
     return ranking
 
 
-def _vector(tensor: Tensor, metadata: Mapping[str, Any]) -> TraitVector:
+def _vector(name: str, tensor: Tensor, metadata: Mapping[str, Any]) -> TraitVector:
     vector = as_plain(tensor)
     if vector is None or list(vector.shape) != [metadata["hidden_size"]] or not has_length(vector):
         raise ValueError(
             f"shape {list(tensor.shape)} or NaN or too large where the hidden size is {metadata['hidden_size']}"
         )
-    return trait_vector(vector, dict(metadata))
+    found = trait_vector(vector, dict(metadata))
+    if vector_name(found.method, found.layer) != name:
+        raise ValueError(f"{shown(name)} is of {found.method} at layer {found.layer}")
+    return found
 
 
 def is_portable(source: str | Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from utils.models import LoadedModel, documented_layer
 from utils.records import TraitVector
 from utils.store import SUMMARY, Experiment, TraitFolder
 from utils.tensor_archives import as_plain, has_length, load_tensors
+from utils.vector_metadata import check_figures, is_number, shown
 
 logger = logging.getLogger(__name__)
 
@@ -125,24 +125,21 @@ def trait_vector(vector: torch.Tensor, metadata: dict[str, Any]) -> TraitVector:
     thresholds = {key: neutral[key] for key in ("fpr_1", "fpr_5") if neutral.get(key) is not None}
     numbers = {"baseline": metadata["baseline"], **thresholds}
     for key, value in numbers.items():
-        if value is not None and not (type(value) in (int, float) and abs(value) < math.inf):
-            raise ValueError(f"{key!r} is {_shown(value)}, not a number")
+        if value is not None and not is_number(value):
+            raise ValueError(f"{key!r} is {shown(value)}, not a number")
+    check_figures(metadata)
     for key in ("trait", "method", "model"):
         if not isinstance(metadata[key], str):
-            raise ValueError(f"{key!r} is {_shown(metadata[key])}, not a text")  # noqa: TRY004 - wrong data
+            raise ValueError(f"{key!r} is {shown(metadata[key])}, not a text")  # noqa: TRY004 - wrong data
     # Both become part of a file's name.
     is_place = _VECTOR_NAME.fullmatch(vector_name(metadata["method"], metadata["layer"]))
     if type(metadata["layer"]) is not int or not is_place:
-        place = f"{_shown(metadata['method'])} at layer {_shown(metadata['layer'])}"
+        place = f"{shown(metadata['method'])} at layer {shown(metadata['layer'])}"
         raise ValueError(f"{place} is not a method and the number of a layer")
     return TraitVector(
         trait=metadata["trait"], method=metadata["method"], layer=metadata["layer"], vector=vector.float(),
         baseline=metadata["baseline"], thresholds=thresholds, model=metadata["model"], metadata=metadata,
     )  # fmt: skip
-
-
-def _shown(value: object) -> str:
-    return f"{value!r:.40}"
 
 
 def available_vectors(folder: TraitFolder) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ from traitlens.layers import LAYER_CONVENTION
 from utils.embedded import EMBEDDED_MODEL
 from utils.files import write_text
 from utils.records import TraitVector
+from utils.terminal import without_controls
 
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _HUB_ID_OF_EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -105,4 +106,4 @@ def _short(value: object) -> str:
 
 def _words(value: object) -> str:
     """A value of the metadata as words on one line: vectors from elsewhere bring their own, and they are no markup."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(str(value).split()))
+    return _MARKUP.sub(r"\\\g<0>", without_controls(" ".join(str(value).split())))

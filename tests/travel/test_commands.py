@@ -386,7 +386,7 @@ def test_the_model_card_says_whose_responses_were_read(folder, root, export, tmp
 
 
 def test_words_of_others_are_no_markup_in_the_model_card(folder, root, export, tmp_path):
-    hostile = "x](http://a.example)\n\n# Head\n<img src=x> | `y` **z** {{ 7 * 7 }}"
+    hostile = "x](http://a.example)\n\x1b\u202e\n# Head\n<img src=x> | `y` **z** {{ 7 * 7 }}"
     controls = {hostile: {"auroc": 0.5}}
     for method, layer in available_vectors(folder):
         write_vector(
@@ -394,7 +394,9 @@ def test_words_of_others_are_no_markup_in_the_model_card(folder, root, export, t
         )
     (hub,) = export(tmp_path / "hub", form="hub")
     card = ModelCard.load(hub / "README.md").text
-    escaped = r"x\](http://a.example) # Head \<img src=x\> \| \`y\` \*\*z\*\* {{ 7 * 7 }}".replace("7 * 7", r"7 \* 7")
+    escaped = r"x\](http://a.example) CONTROL # Head \<img src=x\> \| \`y\` \*\*z\*\* {{ 7 * 7 }}".replace(
+        "7 * 7", r"7 \* 7"
+    ).replace("CONTROL", "\ufffd\ufffd")
     assert card.count(escaped) >= 4
     assert "x](" not in card
     assert "<img" not in card.replace(r"\<img", "")

@@ -8,13 +8,13 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from tests.travel.conftest import random_vector
+from tests.travel.conftest import random_vector, sidecar
 from utils import portable
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.hub import parse_hub_address
 from utils.models import LoadedModel, same_model
 from utils.portable import check_model, load_model_for, read_bundle, write_bundle
-from utils.vectors import load_vector, read_vector
+from utils.vectors import load_vector, read_vector, write_vector
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -162,20 +162,70 @@ def test_a_damaged_or_foreign_safetensors_file_is_one_clear_error(bundle, tmp_pa
     save_file(tensors, cut, {**header, "ranking": json.dumps(json.loads(header["ranking"]) * 3)})
     with pytest.raises(DamagedFileError, match="names a vector twice"):
         load_vector(cut)
+    long = json.dumps(["x" * 1_000_000])
+    for ranking, said in (('{"probe_layer18": 1}', "not a list of names"), ('[["x"]]', "not a list"), (long, "'xxxx")):
+        save_file(tensors, cut, {**header, "ranking": ranking})
+        with pytest.raises(DamagedFileError, match=said) as refused:
+            load_vector(cut)
+        assert len(str(refused.value)) < 500
     with pytest.raises(MissingInputError, match="Make it with"):
         load_vector(tmp_path / "none.safetensors")
+
+
+def test_two_vectors_of_a_bundle_cannot_be_one_file(tmp_path):
+    from safetensors.torch import save_file
+
+    def bundle_of(**own):
+        path = tmp_path / "b.safetensors"
+        shared = {"trait": "t", "model": "m", "hidden_size": 2, "baseline": 0.0}
+        header = {"shared": json.dumps(shared), "vectors": json.dumps(own), "ranking": json.dumps(list(own))}
+        save_file({name: torch.ones(2) for name in own}, path, {"format": "traitlens vectors 1", **header})
+        return path
+
+    probe = {"method": "probe", "layer": 3}
+    assert len(read_bundle(bundle_of(probe_layer3=probe, probe_layer4={**probe, "layer": 4})).vectors) == 2
+    for own, said in (
+        ({"probe_layer3": probe, "probe_layer4": probe}, "'probe_layer4' is of probe at layer 3"),
+        ({"probe_layer3": probe, "Probe_layer3": {**probe, "method": "Probe"}}, "names a vector twice"),
+    ):
+        with pytest.raises(DamagedFileError, match=said):
+            read_bundle(bundle_of(**own))
+
+
+CHOICE = {"method": "probe", "layer": 10}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"metrics": [1]}, "'metrics' is"), ({"metrics": {"auroc": "x"}}, "'auroc' is 'x', not an interval"),
+        ({"metrics": {"auroc": {"value": "x", "low": 0, "high": 1}}}, "not an interval"),
+        ({"metrics": {"n_pos": "<img>"}}, "'n_pos' is '<img>', not a count"),
+        ({"metrics": {"auroc": {"value": 10**400, "low": 0, "high": 1}}}, "not an interval"),
+        ({"choice": [1]}, "'choice' is"), ({"choice": {**CHOICE, "auroc": 5}}, "'auroc' is 5"),
+        ({"choice": {**CHOICE, "warnings": 7}}, "'warnings' is 7"), ({"controls": [1]}, "'controls' is"),
+        ({"controls": {"length": "x"}}, "'length' is 'x'"), ({"controls": {"length": {"mean": "x"}}}, "'mean' is 'x'"),
+        ({"threshold": "x"}, "'threshold' is 'x'"), ({"responses_from": 3}, "'responses_from' is 3"),
+        ({"baseline": 10**400}, "'baseline' is 1000"),
+    ],
+)  # fmt: skip
+def test_figures_of_another_form_are_refused_where_a_vector_is_read(changes, said, folder):
+    write_vector(folder, random_vector(10), sidecar(10, **changes))
+    with pytest.raises(DamagedFileError, match=said):
+        read_vector(folder, "probe", 10)
 
 
 @pytest.mark.parametrize(("traits", "said"), [((), "holds no vectors"), (("calm", "evil"), "several traits or models")])
 def test_a_bundle_of_nothing_or_of_several_traits_is_refused(tmp_path, traits, said):
     from safetensors.torch import save_file
 
-    shared = {"method": "probe", "layer": 2, "model": "m", "hidden_size": 2, "baseline": 0.0}
+    shared = {"method": "probe", "model": "m", "hidden_size": 2, "baseline": 0.0}
+    own = {f"probe_layer{i}": {"trait": trait, "layer": i} for i, trait in enumerate(traits)}
     header = {
-        "format": "traitlens vectors 1", "shared": json.dumps(shared), "ranking": json.dumps(traits),
-        "vectors": json.dumps({trait: {"trait": trait} for trait in traits}),
+        "format": "traitlens vectors 1", "shared": json.dumps(shared), "ranking": json.dumps(list(own)),
+        "vectors": json.dumps(own),
     }  # fmt: skip
-    save_file({trait: torch.ones(2) for trait in traits}, tmp_path / "odd.safetensors", header)
+    save_file({name: torch.ones(2) for name in own}, tmp_path / "odd.safetensors", header)
     with pytest.raises(DamagedFileError, match=said):
         read_bundle(tmp_path / "odd.safetensors")
 
