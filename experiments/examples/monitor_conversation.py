@@ -60,6 +60,7 @@ def monitor_conversation(
     from utils.generation import Sampling, derived_seed
     from utils.results import as_json, write_results
     from utils.store import Experiment
+    from utils.terminal import without_controls
     from utils.transcripts import Transcript
 
     lab = Experiment(Path(experiments_dir), experiment)
@@ -77,7 +78,7 @@ def monitor_conversation(
         history.append({"role": "assistant", "content": record.response})
         results.append(as_json(record))
         write_results(path, results)
-        sys.stdout.write(f"{record.response}\n\n{turn_table(record)}\n")
+        sys.stdout.write(without_controls(f"{record.response}\n\n{turn_table(record)}\n"))
     logger.info("Results: %s", path)
 
 

@@ -54,6 +54,7 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
         import fire
     except ModuleNotFoundError as error:
         _fail(f"the package {error.name!r} is missing. Run: pip install -e .")
+    logging.setLogRecordFactory(_Record)
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setFormatter(_Line("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[to_terminal])
@@ -88,8 +89,15 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
     sys.exit(0)
 
 
+class _Record(logging.LogRecord):
+    """A record whose words cannot command the terminal, whoever writes it there: some libraries do so themselves."""
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's name
+        return without_controls(super().getMessage())
+
+
 class _Line(logging.Formatter):
-    """A line of the log, in which words of servers, files and models cannot command the terminal."""
+    """A line of the log, in which words of servers, files and models cannot command the terminal, errors' included."""
 
     def format(self, record: logging.LogRecord) -> str:
         return without_controls(super().format(record))

@@ -2,11 +2,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 import utils.portable
+from extraction import monitoring
 from tests.monitoring.conftest import ROOT, example
 from utils.errors import UserError
 from utils.results import read_results
@@ -70,6 +72,23 @@ def test_a_conversation_keeps_its_history_and_scores_every_turn(small_experiment
     shown = capsys.readouterr().out
     assert second["response"] in shown
     assert shown.count("2 assistant") == 1
+
+
+def test_what_a_model_answers_does_not_command_the_terminal(
+    small_experiments, small_in_memory, monkeypatch, capsys, tmp_path
+):
+    said = monitoring.monitor_texts
+    monkeypatch.setattr(
+        monitoring,
+        "monitor_texts",
+        lambda *given, **options: [replace(r, response="\x1b[2J \u202e שלום") for r in said(*given, **options)],
+    )
+    example("monitor_conversation").monitor_conversation(
+        "smollm2_test", messages="Hi", max_new_tokens=2, output=str(tmp_path / "talk.json"),
+        experiments_dir=str(small_experiments),
+    )  # fmt: skip
+    assert capsys.readouterr().out.startswith("\ufffd[2J \ufffd שלום\n")
+    assert read_results(tmp_path / "talk.json")[0]["response"] == "\x1b[2J \u202e שלום"  # as it was, in the file
 
 
 def test_a_typed_conversation_ends_with_an_empty_line(monkeypatch):

@@ -212,6 +212,23 @@ def test_help_answers_in_under_a_second_and_names_every_flag(script):
     assert took < 3  # under a second on an idle machine; the imports above are what decides it
 
 
+@pytest.mark.parametrize("library", ["huggingface_hub", "transformers"])
+def test_words_that_a_library_writes_itself_do_not_command_the_terminal(library):
+    # The Hub's client passes a server's warnings on, through a handler of its own.
+    code = f"""
+import logging
+from extraction.cli import run_command
+def command() -> None:
+    import {library}
+    logging.getLogger("{library}.x").warning("the server said %s", "\x1b[2J \u0645\u0631\u062d\u0628\u0627")
+run_command(command, [])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    said = ended.stderr.decode()
+    assert "the server said \ufffd[2J \u0645\u0631\u062d\u0628\u0627" in said
+    assert "\x1b" not in said
+
+
 def test_words_of_servers_and_files_do_not_command_the_terminal():
     code = """
 import logging
