@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.examples import Example
-from extraction.reading import Batch, Reader, plan_batches
+from extraction.capture.examples import Example
+from extraction.capture.reading import Batch, Reader, plan_batches
 
 from traitlens import n_layers
 from utils.models import EMBEDDED_MODEL, LoadedModel, load_model
 from utils.prompts import encode_prompt, encode_response, format_prompt
-from utils.store import Experiment
+from utils.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.responses import GenerationSettings, plan
+from extraction.generate.responses import GenerationSettings, plan
 
 from benchmarks.capture import report, timed
-from utils.generation import Sampling, generate_batch, left_padded
+from utils.models.generation import Sampling, generate_batch, left_padded
 from utils.models import EMBEDDED_MODEL, load_model
 from utils.prompts import encode_prompt, format_prompt
-from utils.store import Experiment
+from utils.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 

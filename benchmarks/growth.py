@@ -43,14 +43,14 @@ def capture(n: int) -> None:
     """Capture ``n`` short responses with a tiny model and print the process's peak memory as JSON."""
     import time
 
-    from extraction.activations import CaptureSettings, capture_activations
+    from extraction.capture.activations import CaptureSettings, capture_activations
     from extraction.distributed import Process
 
     from tests.conftest import small_model
     from tests.tiny_tokenizer import tiny_tokenizer
     from utils.models import LoadedModel
     from utils.records import Response
-    from utils.store import Experiment
+    from utils.experiment import Experiment
 
     loaded = LoadedModel(small_model("llama"), tiny_tokenizer(), "tiny", "tiny", None)
     with tempfile.TemporaryDirectory() as directory:

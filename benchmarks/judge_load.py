@@ -41,12 +41,12 @@ def benchmark(responses: int = 5000, concurrency: int = 1000, seed: int = 0) -> 
         concurrency: requests at once.
         seed: of the faults and delays.
     """
-    from extraction.judging import JudgeSettings, judge_trait
+    from extraction.judging.scoring import JudgeSettings, judge_trait
 
-    from utils.judge_endpoint import ApiJudge
-    from utils.judge_openai import OpenAiEndpoint
+    from utils.judges.endpoint import ApiJudge
+    from utils.judges.openai import OpenAiEndpoint
 
-    importlib.import_module("traitlens.evaluation")  # what judging imports at its end would look like growth
+    importlib.import_module("traitlens.validation.evaluation")  # what judging imports at its end would look like growth
     allow_open_files()
     with tempfile.TemporaryDirectory() as folder, serving(seed) as (url, seen), memory_samples() as samples:
         trait, definition = make_trait(Path(folder), responses)
@@ -79,7 +79,7 @@ def allow_open_files():
 def make_trait(folder, responses):
     """A trait whose responses carry their numbers, and its definition."""
     from utils.records import InstructionPair, Response, TraitDefinition
-    from utils.store import Experiment
+    from utils.experiment import Experiment
 
     trait = Experiment(folder, "load").trait("load")
     half = responses // 2

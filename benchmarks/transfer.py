@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.examples import Example
+from extraction.capture.examples import Example
 from extraction.judge_gold import read_gold_set
-from extraction.reading import read_batch
+from extraction.capture.reading import read_batch
 
 from traitlens import projection
-from traitlens.evaluation import auroc_interval
+from traitlens.validation.evaluation import auroc_interval
 from utils.models import LoadedModel, load_model
 from utils.prompts import encode_prompt, encode_response, format_prompt
 from utils.records import TraitVector

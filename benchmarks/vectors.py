@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.vectors import FitSettings, extract_vectors
+from extraction.fit.vectors import FitSettings, extract_vectors
 from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 
 from traitlens import METHODS, ContrastSpan, get_method
 from traitlens.layers import LAYER_CONVENTION
-from utils.activation_files import TENSOR, activations_path, read_activations, write_activations_info
+from utils.formats.activation_files import TENSOR, activations_path, read_activations, write_activations_info
 from utils.records import ActivationsInfo, Polarity, Response
-from utils.store import Experiment, TraitFolder, responses_fingerprint
+from utils.experiment import Experiment, TraitFolder, responses_fingerprint
 
 SIDES: tuple[Polarity, ...] = ("pos", "neg", "neutral")
 

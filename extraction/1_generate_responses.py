@@ -63,11 +63,11 @@ def generate_responses(
         overwrite: begin anew, replacing responses that are there.
         experiments_dir: folder of the experiments.
     """
-    from extraction.judging import JudgeSettings
-    from extraction.responses import GenerationSettings
+    from extraction.judging.scoring import JudgeSettings
+    from extraction.generate.responses import GenerationSettings
     from extraction.stages import run_stage_1
 
-    from utils.generation import Sampling
+    from utils.models.generation import Sampling
 
     run_stage_1(
         experiment=experiment, trait=trait, traits=traits,

@@ -31,7 +31,7 @@ def extract_vectors(
         seed: for the folds, the intervals, shuffling, and ICA.
         experiments_dir: folder of the experiments.
     """
-    from extraction.vectors import FitSettings, extract_vectors
+    from extraction.fit.vectors import FitSettings, extract_vectors
 
     from traitlens.methods import METHODS
 

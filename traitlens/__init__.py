@@ -1,7 +1,7 @@
 """Toolkit for extracting trait vectors from a model's activations and reading them token by token."""
 
 from traitlens.activations import ActivationCapture, mean_activations, mean_over_tokens, read_layers
-from traitlens.calibration import Calibration, NeutralScale, calibrate, midpoint_baseline, neutral_scale
+from traitlens.validation.calibration import Calibration, NeutralScale, calibrate, midpoint_baseline, neutral_scale
 from traitlens.compute import (
     compute_derivative,
     compute_second_derivative,
@@ -10,11 +10,11 @@ from traitlens.compute import (
     normalize_vectors,
     projection,
 )
-from traitlens.controls import Chance, feature_control, random_directions, shuffled_labels
-from traitlens.cross_validation import Choice, HeldOut, choose, cross_validate
+from traitlens.validation.controls import Chance, feature_control, random_directions, shuffled_labels
+from traitlens.validation.cross_validation import Choice, HeldOut, choose, cross_validate
 from traitlens.dynamics import Dynamics, analyze_dynamics
-from traitlens.evaluation import Interval, Metrics, auroc, auroc_difference, auroc_interval, evaluate
-from traitlens.folds import Folds, make_folds
+from traitlens.validation.evaluation import Interval, Metrics, auroc, auroc_difference, auroc_interval, evaluate
+from traitlens.validation.folds import Folds, make_folds
 from traitlens.hooks import HookManager
 from traitlens.layers import LAYER_CONVENTION, find_blocks, hook_point, layer_path, middle_layer, n_layers
 from traitlens.methods import (

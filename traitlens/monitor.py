@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from traitlens.compute import fault_of_vector, normalize_vectors
-from traitlens.decoding import GenerateCall, has_cache, next_step, past_length, refusing, whole_sequence
+from traitlens._monitor.decoding import GenerateCall, has_cache, next_step, past_length, refusing, whole_sequence
 from traitlens.hooks import HookManager, LayerHook
-from traitlens.projector import Projector
-from traitlens.run import Run
+from traitlens._monitor.projector import Projector
+from traitlens._monitor.run import Run
 
 VectorAtLayer = tuple[Tensor, int]
 OnToken = Callable[[int, int, dict[str, Any]], object]

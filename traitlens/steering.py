@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from traitlens.compute import fault_of_vector
-from traitlens.evaluation import TAILS
+from traitlens.validation.evaluation import TAILS
 from traitlens.hooks import HookManager
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from utils.config import get_credential, load_credentials
 from utils.errors import UserError
-from utils.judge_endpoint import ApiJudge, ChatEndpoint, JudgeError, Usage
-from utils.judge_reading import EVAL_TYPES, EvalType, Verdict, fill_template
+from utils.judges.endpoint import ApiJudge, ChatEndpoint, JudgeError, Usage
+from utils.judges.reading import EVAL_TYPES, EvalType, Verdict, fill_template
 
 if TYPE_CHECKING:
-    from utils.models import LoadedModel
+    from utils.models.load import LoadedModel
 
 __all__ = [
     "ApiJudge",
@@ -87,7 +87,7 @@ class OpenAiJudge:
         timeout: float = 120.0,
         endpoint: ChatEndpoint | None = None,
     ) -> None:
-        from utils.judge_openai import OpenAiEndpoint
+        from utils.judges.openai import OpenAiEndpoint
 
         if eval_type not in EVAL_TYPES:
             raise UserError(f"eval_type must be {', '.join(EVAL_TYPES)}, got {eval_type!r}")
@@ -145,8 +145,8 @@ def choose_judge(judge_model: str | None, base_url: str | None = None) -> str:
 
 def make_endpoint(model: str, base_url: str | None, concurrency: int, samples: int) -> ChatEndpoint:
     """A connection to an API model: ``claude-*`` at Anthropic, any other at OpenAI or at ``base_url``."""
-    from utils.judge_anthropic import AnthropicEndpoint
-    from utils.judge_openai import OpenAiEndpoint
+    from utils.judges.anthropic import AnthropicEndpoint
+    from utils.judges.openai import OpenAiEndpoint
 
     if model.startswith("claude-") and base_url is None:
         return AnthropicEndpoint(model, concurrency=concurrency, samples=samples)
@@ -155,6 +155,6 @@ def make_endpoint(model: str, base_url: str | None, concurrency: int, samples: i
 
 def make_local_judge(loaded: LoadedModel) -> Judge:
     """A judge that reads the probabilities of a loaded model."""
-    from utils.judge_local import LocalJudge
+    from utils.judges.local import LocalJudge
 
     return LocalJudge(loaded.model, loaded.tokenizer, loaded.name)

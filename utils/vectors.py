@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.files import read_json, read_text, replacing, write_bytes, write_json
-from utils.models import LoadedModel, documented_layer
+from utils.formats.files import read_json, read_text, replacing, write_bytes, write_json
+from utils.models.load import LoadedModel, documented_layer
 from utils.records import TraitVector
-from utils.store import SUMMARY, Experiment, TraitFolder
-from utils.tensor_archives import as_plain, has_length, load_tensors
-from utils.vector_metadata import check_figures, is_number, shown
+from utils.experiment import SUMMARY, Experiment, TraitFolder
+from utils.formats.torch_file import as_plain, has_length, load_tensors
+from utils.formats.vector_metadata import check_figures, is_number, shown
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ def load_vector(
         MissingInputError, DamagedFileError: no such vector, or a damaged one.
         UserError: the vector is not of ``model``; names both.
     """
-    from utils.portable import check_model, is_portable, load_portable
+    from utils.formats.bundle import check_model, is_portable, load_portable
 
     if is_portable(experiment):
         vector = load_portable(experiment, trait, layer=layer, method=method)

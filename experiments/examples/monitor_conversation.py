@@ -54,14 +54,14 @@ def monitor_conversation(
     check_range("max_new_tokens", max_new_tokens, 1)
     check_range("temperature", temperature, 0)
 
-    from extraction.monitoring import choose_vectors, load_model_of, monitor_texts
+    from extraction.monitoring.texts import choose_vectors, load_model_of, monitor_texts
 
-    from utils.files import check_output
-    from utils.generation import Sampling, derived_seed
-    from utils.results import as_json, write_results
-    from utils.store import Experiment
+    from utils.formats.files import check_output
+    from utils.models.generation import Sampling, derived_seed
+    from utils.formats.results import as_json, write_results
+    from utils.experiment import Experiment
     from utils.terminal import without_controls
-    from utils.transcripts import Transcript
+    from utils.formats.transcripts import Transcript
 
     lab = Experiment(Path(experiments_dir), experiment)
     chosen = choose_vectors(lab, traits or [], layer, method)
@@ -84,7 +84,7 @@ def monitor_conversation(
 
 def user_messages(messages: str | None) -> Iterator[str]:
     """What the user says: the given messages, or typed lines until an empty one."""
-    from utils.transcripts import prompts_of
+    from utils.formats.transcripts import prompts_of
 
     if messages is not None:
         yield from (transcript.prompt for transcript in prompts_of(messages))

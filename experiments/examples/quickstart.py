@@ -33,7 +33,7 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
         overwrite: begin anew where there is one already.
     """
     from utils.errors import UserError
-    from utils.store import Experiment
+    from utils.experiment import Experiment
 
     began = time.perf_counter()
     lab = Experiment(REPOSITORY / "experiments", experiment)
@@ -82,8 +82,8 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
 
 
 def _summarise(experiment: str, results: Path) -> None:
-    from utils.files import read_json
-    from utils.store import Experiment
+    from utils.formats.files import read_json
+    from utils.experiment import Experiment
     from utils.vectors import load_vector, read_summary
 
     logger.info("\nMade:")

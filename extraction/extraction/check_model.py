@@ -12,8 +12,8 @@ from extraction.cli import run_command
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from extraction.examples import Example
-    from utils.models import LoadedModel
+    from extraction.capture.examples import Example
+    from utils.models.load import LoadedModel
 
 logger = logging.getLogger("traitlens")
 
@@ -54,7 +54,7 @@ def check_model(
         trust_remote_code: run code that comes with the model.
     """
     from utils.errors import UserError
-    from utils.models import load_model
+    from utils.models.load import load_model
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
     findings = check_loaded(loaded)
@@ -109,7 +109,7 @@ def _hooks_are_hidden_states(loaded: LoadedModel) -> Finding:
 def _batch_equals_single(loaded: LoadedModel) -> Finding:
     import torch
 
-    from extraction.reading import read_batch, rounding
+    from extraction.capture.reading import read_batch, rounding
     from traitlens import n_layers
 
     examples = _examples(loaded, [_QUESTION])
@@ -122,8 +122,8 @@ def _batch_equals_single(loaded: LoadedModel) -> Finding:
 
 
 def _shared_prompts_read_as_whole(loaded: LoadedModel) -> Finding:
-    from extraction.reading import rounding, sharing_error
-    from extraction.shared_prompts import can_share_prompts
+    from extraction.capture.reading import rounding, sharing_error
+    from extraction.capture.shared_prompts import can_share_prompts
     from traitlens import n_layers
 
     name = "shared prompts equal whole texts"
@@ -135,7 +135,7 @@ def _shared_prompts_read_as_whole(loaded: LoadedModel) -> Finding:
 
 
 def _examples(loaded: LoadedModel, questions: Sequence[str]) -> list[Example]:
-    from extraction.examples import Example
+    from extraction.capture.examples import Example
     from utils.prompts import encode_prompt, encode_response, format_prompt
 
     prompts = [encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, question)) for question in questions]
@@ -149,8 +149,8 @@ def _examples(loaded: LoadedModel, questions: Sequence[str]) -> list[Example]:
 def _left_padding_generates_as_single(loaded: LoadedModel) -> Finding:
     import torch
 
-    from extraction.reading import rounding
-    from utils.generation import left_padded
+    from extraction.capture.reading import rounding
+    from utils.models.generation import left_padded
 
     rows = _token_rows(loaded)
     ids, mask = left_padded(rows, loaded.tokenizer.pad_token_id)

@@ -45,7 +45,7 @@ def export_vectors(
     """
     import logging
 
-    from extraction.exporting import ExportSettings, export_traits
+    from extraction.exchange.exporting import ExportSettings, export_traits
 
     logging.getLogger("gguf").setLevel(logging.WARNING)  # it announces its temporary file
     settings = ExportSettings(

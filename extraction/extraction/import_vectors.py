@@ -34,7 +34,7 @@ def import_vectors(
         overwrite: replace vectors of the same method and layer.
         experiments_dir: folder of the experiments.
     """
-    from extraction.importing import import_into
+    from extraction.exchange.importing import import_into
 
     import_into(experiment, trait, source, format, model, method, overwrite, experiments_dir)
 

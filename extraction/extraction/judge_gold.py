@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 def read_gold_set() -> list[dict[str, str]]:
     """Labelled pairs: trait, question, answer, and label "pos" or "neg"."""
-    import utils
+    import utils.judges
 
-    text = (Path(utils.__file__).parent / "gold_set.jsonl").read_text(encoding="utf-8")
+    text = (Path(utils.judges.__file__).parent / "gold_set.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -47,12 +47,12 @@ def judge_gold(
         experiments_dir: folder of the experiments.
         output: also write the figures to this JSON file.
     """
-    from extraction.judging import JudgeSettings, resolve_judge
-    from utils.embedded import EMBEDDED_MODEL
+    from extraction.judging.scoring import JudgeSettings, resolve_judge
+    from utils.models.embedded import EMBEDDED_MODEL
     from utils.errors import UserError
-    from utils.files import check_output, write_json
-    from utils.models import load_model
-    from utils.store import Experiment
+    from utils.formats.files import check_output, write_json
+    from utils.models.load import load_model
+    from utils.experiment import Experiment
 
     gold = read_gold_set()
     known = list(dict.fromkeys(pair["trait"] for pair in gold))
@@ -79,7 +79,7 @@ def judge_gold(
 
 def grade_pairs(judge: Judge, definition: TraitDefinition, pairs: list[dict[str, str]]) -> dict[str, Any]:
     """AUROC, accuracy at 50 and counts of a judge on labelled pairs; unscored pairs are counted and left out."""
-    from extraction.judge_agreement import auroc_of
+    from extraction.judging.agreement import auroc_of
     from utils.judge import fill_template
 
     prompts = [fill_template(definition.eval_prompt, pair["question"], pair["answer"]) for pair in pairs]

@@ -17,8 +17,8 @@ from typing import Any
 
 from extraction.cli import run_command
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.files import check_output, read_json, write_text
-from utils.results import REMEDY, read_results
+from utils.formats.files import check_output, read_json, write_text
+from utils.formats.results import REMEDY, read_results
 
 logger = logging.getLogger("traitlens")
 

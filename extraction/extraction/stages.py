@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from extraction.activations import CaptureSettings, capture_activations
+from extraction.capture.activations import CaptureSettings, capture_activations
 from extraction.cli import check_range, for_each_trait, progress_bar, trait_names
 from extraction.distributed import Process, this_process
-from extraction.judging import JudgeSettings, judge_trait, resolve_judge
-from extraction.responses import (
+from extraction.judging.scoring import JudgeSettings, judge_trait, resolve_judge
+from extraction.generate.responses import (
     GenerationSettings,
     begin_journal,
     check_settings,
@@ -25,14 +25,14 @@ from extraction.responses import (
     source_of,
     write_generated,
 )
-from extraction.serving import Server, generate_through_server
+from extraction.generate.serving import Server, generate_through_server
 from utils.config import without_keys
 from utils.errors import UserError
-from utils.models import LoadedModel, load_model, model_of_experiment
+from utils.models.load import LoadedModel, load_model, model_of_experiment
 from utils.records import POLARITIES, Context, TraitDefinition
 from utils.remedies import definition_remedy
-from utils.store import DEFINITION, RESPONSES, Experiment, TraitFolder
-from utils.tensor_file import StoredDtype
+from utils.experiment import DEFINITION, RESPONSES, Experiment, TraitFolder
+from utils.formats.row_file import StoredDtype
 from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)

@@ -59,9 +59,9 @@ def steer(
         check_range(name, value, 1)
     check_range("temperature", temperature, 0)
 
-    from extraction.judging import JudgeSettings
-    from extraction.steering import SteerSettings, run_causal_check
-    from utils.generation import Sampling
+    from extraction.judging.scoring import JudgeSettings
+    from extraction.steering.causal_check import SteerSettings, run_causal_check
+    from utils.models.generation import Sampling
 
     settings = SteerSettings(
         coefficients=(-0.3, -0.15, 0.15, 0.3) if coefficients is None else tuple(coefficients),

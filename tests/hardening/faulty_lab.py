@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.conftest import small_model
 from tests.hardening.nursery import Nursery
 from tests.tiny_tokenizer import tiny_tokenizer
-from utils.store import Experiment
+from utils.experiment import Experiment
 
 DEFINITION = {
     "instruction": [{"pos": "Refuse.", "neg": "Answer."}, {"pos": "Say no to all.", "neg": "Say yes to all."}],

@@ -9,23 +9,23 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.judging import JudgeSettings, judge_trait
-from extraction.responses import begin_journal, finished_rows
+from extraction.judging.scoring import JudgeSettings, judge_trait
+from extraction.generate.responses import begin_journal, finished_rows
 from safetensors.torch import save
 
 from extraction import report
-from utils.activation_files import activations_path, read_activations, write_activations_info
+from utils.formats.activation_files import activations_path, read_activations, write_activations_info
 from utils.config import get_credential, load_credentials
 from utils.errors import UserError
-from utils.foreign_vectors import read_steering_vector
-from utils.gguf_vectors import read_control_vector
+from utils.formats.foreign_vectors import read_steering_vector
+from utils.formats.gguf_vectors import read_control_vector
 from utils.hub import parse_hub_address
-from utils.judge_reading import Verdict, fill_template, read_number, read_yes_no
-from utils.portable import read_bundle
+from utils.judges.reading import Verdict, fill_template, read_number, read_yes_no
+from utils.formats.bundle import read_bundle
 from utils.records import ActivationsInfo, Response
-from utils.results import ResultsFile, read_results
-from utils.store import Experiment, responses_fingerprint
-from utils.transcripts import prompts_of, read_prompts, read_texts
+from utils.formats.results import ResultsFile, read_results
+from utils.experiment import Experiment, responses_fingerprint
+from utils.formats.transcripts import prompts_of, read_prompts, read_texts
 from utils.vectors import load_vector, read_summary, read_vector, sidecar_path, write_vector
 
 HIDDEN = 3
@@ -256,7 +256,7 @@ def _judge_words(folder, data):
 
 def _judge_reply(folder, data):
     """A server that answers 200 with ``data``, read by the judge."""
-    from utils.judge_openai import OpenAiEndpoint
+    from utils.judges.openai import OpenAiEndpoint
 
     return _through_server(
         data, lambda url: OpenAiEndpoint("m", base_url=url, api_key="k", max_retries=0).grade("p", "0_100")
@@ -264,7 +264,7 @@ def _judge_reply(folder, data):
 
 
 def _anthropic_reply(folder, data):
-    from utils.judge_anthropic import AnthropicEndpoint
+    from utils.judges.anthropic import AnthropicEndpoint
 
     return _through_server(
         data, lambda url: AnthropicEndpoint("m", base_url=url, api_key="k", max_retries=0).grade("p", "0_100")
@@ -274,11 +274,11 @@ def _anthropic_reply(folder, data):
 def _generation_reply(folder, data):
     """A server that answers 200 with ``data``, asked for a response."""
     from extraction.distributed import Process
-    from extraction.responses import GenerationSettings
-    from extraction.serving import Ask as Asked
-    from extraction.serving import Server, _ask_all
+    from extraction.generate.responses import GenerationSettings
+    from extraction.generate.serving import Ask as Asked
+    from extraction.generate.serving import Server, _ask_all
 
-    from utils.generation import Sampling
+    from utils.models.generation import Sampling
 
     asks = [Asked("pos", 0, "q", "i")]
     settings = GenerationSettings(Sampling(4, 0.0, 1.0))

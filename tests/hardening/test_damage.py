@@ -7,14 +7,14 @@ import shlex
 import shutil
 
 import pytest
-from extraction.capture_files import batches_done
+from extraction.capture.files import batches_done
 
 from tests.hardening.faulty_lab import arguments, files, finished_place, refused
-from utils.activation_files import activations_path, read_activations
+from utils.formats.activation_files import activations_path, read_activations
 from utils.errors import DamagedFileError, UserError
-from utils.files import append_jsonl, read_jsonl, write_json
+from utils.formats.files import append_jsonl, read_jsonl, write_json
 from utils.records import Response
-from utils.store import Experiment
+from utils.experiment import Experiment
 from utils.vectors import load_vector, read_vector, sidecar_path, summary_path, vector_path
 
 # Every file that a stage reads: its path below the trait, and the stages that meet it.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.hardening.faulty_lab import arguments, files, finished_place, refused
-from utils.tensor_file import RowWriter
+from utils.formats.row_file import RowWriter
 
 STAGES = (1, 2, 3)
 

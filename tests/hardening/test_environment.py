@@ -11,7 +11,7 @@ import pytest
 from tests.hardening.faulty_lab import DEFINITION, arguments, files, finished_place
 from tests.hardening.nursery import Nursery
 from utils.records import Response
-from utils.store import Experiment
+from utils.experiment import Experiment
 
 PLACES = {
     "a bare C locale without home": {

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.hardening.faulty_lab import arguments, files, finished_place
-from utils.store import Experiment
+from utils.experiment import Experiment
 
 MAKES = {1: "responses", 2: "activations", 3: "vectors"}
 FOLDERS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.judge.servers import Reply, completion, error, scripted
+from tests.judging.servers import Reply, completion, error, scripted
 
 ROOT = Path(__file__).parents[2]
 CANARY = "sk-canary-4f9d1c7b2e8a6053"

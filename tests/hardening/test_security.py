@@ -15,24 +15,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from extraction.card import _response_table, _table
+from extraction.fit.card import _response_table, _table
 from extraction.distributed import Process
-from extraction.importing import _sizes, import_into
+from extraction.exchange.importing import _sizes, import_into
 from extraction.report import write_report
-from extraction.responses import Ask, GenerationSettings, begin_journal, fingerprint
-from extraction.serving import Server, _ask_all
+from extraction.generate.responses import Ask, GenerationSettings, begin_journal, fingerprint
+from extraction.generate.serving import Server, _ask_all
 from extraction.stages import _generated_by
 
 from utils.config import get_credential, load_credentials, server_host, without_keys
 from utils.errors import DamagedFileError, UserError
-from utils.generation import Sampling
+from utils.models.generation import Sampling
 from utils.judge import JudgeError
-from utils.judge_anthropic import AnthropicEndpoint
-from utils.judge_openai import OpenAiEndpoint
+from utils.judges.anthropic import AnthropicEndpoint
+from utils.judges.openai import OpenAiEndpoint
 from utils.models import load_model
-from utils.portable import read_bundle, write_bundle
+from utils.formats.bundle import read_bundle, write_bundle
 from utils.records import InstructionPair, Response, TraitDefinition
-from utils.store import Experiment
+from utils.experiment import Experiment
 from utils.vectors import trait_vector
 
 from .inputs import saved

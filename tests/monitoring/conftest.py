@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import small_model
-from utils.store import Experiment
+from utils.experiment import Experiment
 from utils.vectors import write_summary, write_vector
 
 ROOT = Path(__file__).resolve().parents[2]

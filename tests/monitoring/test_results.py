@@ -5,7 +5,7 @@ import pytest
 
 from utils.errors import DamagedFileError, UserError
 from utils.records import MonitoringRecord
-from utils.results import ResultsFile, read_results, write_results
+from utils.formats.results import ResultsFile, read_results, write_results
 
 
 def record(prompt, score=0.5):

@@ -5,21 +5,21 @@ import shutil
 import subprocess
 import sys
 
-import extraction.monitoring
+import extraction.monitoring.texts
 import pytest
 import torch
-from extraction.monitoring import choose_vectors, monitor_texts
+from extraction.monitoring.texts import choose_vectors, monitor_texts
 
-import utils.portable
+import utils.formats.bundle
 from tests.monitoring.conftest import ROOT, SMALL, example, write_vectors
 from traitlens import TraitMonitor, projection
 from utils.errors import UserError
-from utils.generation import Sampling
+from utils.models.generation import Sampling
 from utils.prompts import encode_prompt, encode_response, format_prompt, token_texts
-from utils.results import read_results
-from utils.store import Experiment
+from utils.formats.results import read_results
+from utils.experiment import Experiment
 from utils.terminal import TintedTokens
-from utils.transcripts import Transcript, asking
+from utils.formats.transcripts import Transcript, asking
 from utils.vectors import read_vector, write_summary, write_vector
 
 SPECIFIED = [
@@ -58,7 +58,7 @@ def real_run(experiments, embedded, monkeypatch):
 
 
 def runner(experiments, loaded, monkeypatch):
-    monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: loaded)
+    monkeypatch.setattr(utils.formats.bundle, "load_model", lambda *_, **__: loaded)
 
     def call(output="out.json", **flags):
         path = experiments.parent / output
@@ -167,7 +167,7 @@ def test_thinking_is_told_from_the_answer(run, tmp_path):
 def test_an_interrupted_run_continues_and_ends_as_if_it_had_not_been(run, monkeypatch):
     flags = {"prompts": '["One?", "Two?", "Three?"]', "batch_size": 1, "temperature": 1.0}
     whole = run("whole.json", **flags)
-    real, calls = extraction.monitoring_run.monitor_texts, []
+    real, calls = extraction.monitoring.run.monitor_texts, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -175,7 +175,7 @@ def test_an_interrupted_run_continues_and_ends_as_if_it_had_not_been(run, monkey
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(extraction.monitoring_run, "monitor_texts", interrupted)
+    monkeypatch.setattr(extraction.monitoring.run, "monitor_texts", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("cut.json", **flags)
     assert run("cut.json", **flags) == whole
@@ -205,7 +205,7 @@ def test_answers_sampled_one_by_one_while_streaming_do_not_pass_as_those_of_a_ba
 
 
 def test_custom_metrics_reach_the_file(small_experiments, small, monkeypatch):
-    monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: small)
+    monkeypatch.setattr(utils.formats.bundle, "load_model", lambda *_, **__: small)
     script = example("run_dynamics")
     monkeypatch.setattr(script, "metrics", lambda record, trait, smoothing: {"tokens": len(record.tokens)})
     script.run_dynamics(
@@ -234,16 +234,16 @@ def test_flags_that_cannot_work_are_refused_before_the_model_is_loaded(run, monk
     def never(*_, **__):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(utils.portable, "load_model", never)
+    monkeypatch.setattr(utils.formats.bundle, "load_model", never)
     with pytest.raises(UserError, match=said):
         run(**flags)
 
 
 def test_vectors_of_another_size_or_model_are_refused(tmp_path, embedded, monkeypatch):
-    monkeypatch.setattr(utils.portable, "load_model", lambda *_, **__: embedded)
+    monkeypatch.setattr(utils.formats.bundle, "load_model", lambda *_, **__: embedded)
     write_vectors(tmp_path, SMALL)
     with pytest.raises(UserError, match="hidden size 576"):
-        extraction.monitoring.load_model_of(choose_vectors(Experiment(tmp_path, "smollm2_test")))
+        extraction.monitoring.texts.load_model_of(choose_vectors(Experiment(tmp_path, "smollm2_test")))
 
 
 def test_vectors_of_two_models_are_not_scored_in_one_run(tmp_path):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.transcripts import prompts_of, read_prompts, read_texts
+from utils.formats.transcripts import prompts_of, read_prompts, read_texts
 
 
 def written(tmp_path, name, value):

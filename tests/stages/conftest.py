@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import small_model
 from tests.tiny_tokenizer import tiny_tokenizer
-from utils.store import Experiment
+from utils.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITION = {

@@ -4,16 +4,16 @@ import logging
 
 import pytest
 import torch
-from extraction.activations import CaptureSettings, capture_activations
+from extraction.capture.activations import CaptureSettings, capture_activations
 from extraction.distributed import Process
 
 from tests.conftest import small_model
 from tests.tiny_tokenizer import tiny_tokenizer
-from utils.activation_files import read_activations
+from utils.formats.activation_files import read_activations
 from utils.errors import UserError
 from utils.models import LoadedModel
 from utils.records import Response
-from utils.store import Experiment
+from utils.experiment import Experiment
 
 LONG = "It rains when the air is cold. " * 8
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.hardening.faulty_lab import files
 from tests.stages.conftest import ROOT, script
-from utils.activation_files import read_activations
+from utils.formats.activation_files import read_activations
 
 STAGE_1, STAGE_2 = "1_generate_responses.py", "2_extract_activations.py"
 
@@ -218,7 +218,7 @@ def test_a_precision_asked_for_replaces_activations_of_another_and_none_keeps_wh
 
 
 def test_an_interrupted_capture_goes_on_only_in_the_precision_asked_for(lab):
-    from extraction.capture_files import Decided, begin_capture
+    from extraction.capture.files import Decided, begin_capture
     from extraction.distributed import Process
 
     from utils.records import POLARITIES, ActivationsInfo

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from traitlens import cosine_similarity
-from utils.store import Experiment
+from utils.experiment import Experiment
 from utils.vectors import available_vectors, load_vector, read_summary, read_vector
 
 ROOT = Path(__file__).resolve().parents[2]

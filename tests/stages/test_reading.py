@@ -1,9 +1,9 @@
 import pytest
 import torch
 import transformers
-from extraction.examples import Example
-from extraction.reading import Reader, plan_batches, read_batch, sharing_pays
-from extraction.shared_prompts import can_share_prompts
+from extraction.capture.examples import Example
+from extraction.capture.reading import Reader, plan_batches, read_batch, sharing_pays
+from extraction.capture.shared_prompts import can_share_prompts
 
 from tests.conftest import small_model
 from tests.tiny_tokenizer import tiny_tokenizer

@@ -4,13 +4,13 @@ import logging
 import time
 
 import pytest
-from extraction.judging import JudgeSettings
-from extraction.responses import GenerationSettings
+from extraction.judging.scoring import JudgeSettings
+from extraction.generate.responses import GenerationSettings
 from extraction.stages import run_stage_1
 
-from tests.judge.servers import Reply, completion, error, scripted
+from tests.judging.servers import Reply, completion, error, scripted
 from utils.errors import UserError
-from utils.generation import Sampling
+from utils.models.generation import Sampling
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def _pours(out):
 
 
 def test_an_answer_that_drips_in_is_asked_for_again(generate, monkeypatch):
-    monkeypatch.setattr("extraction.serving._SECONDS", 1.0)
+    monkeypatch.setattr("extraction.generate.serving._SECONDS", 1.0)
     with scripted(lambda body, n: Reply(_drips) if n == 0 else _echo(body, n)) as server:
         rows = generate(server, gen_concurrency=1)
     assert len(server.requests) == 21

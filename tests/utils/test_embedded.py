@@ -2,7 +2,7 @@ import importlib.machinery
 
 import pytest
 
-from utils.embedded import cache_dir, embedded_gguf
+from utils.models.embedded import cache_dir, embedded_gguf
 from utils.errors import UserError
 
 

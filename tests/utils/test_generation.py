@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 
-from utils.generation import Sampling, generate_batch, halving_on_out_of_memory
+from utils.models.generation import Sampling, generate_batch, halving_on_out_of_memory
 
 _SHARED = {"vocab_size": 300, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _ATTENTION = {**_SHARED, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}

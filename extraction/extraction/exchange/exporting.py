@@ -1,0 +1,172 @@
+"""What the export command does: choose vectors, write them in a form, say where they are and how to use them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from extraction.cli import for_each_trait
+from extraction.exchange.model_card import write_model_card
+from utils.formats.activation_files import responses_folder
+from utils.errors import UserError
+from utils.formats.files import write_bytes
+from utils.formats.foreign_vectors import write_steering_vector
+from utils.formats.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Reader, Unit, write_control_vector
+from utils.formats.bundle import SUFFIX, Bundle, write_bundle
+from utils.records import TraitVector
+from utils.experiment import SUMMARY, Experiment, TraitFolder
+from utils.vectors import available_vectors, card_path, load_vector, ranked_places, read_vector
+
+logger = logging.getLogger(__name__)
+
+Form = Literal["bundle", "gguf", "repeng", "steering_vectors", "hub"]
+_SUFFIXES: dict[Form, str] = {"bundle": SUFFIX, "gguf": ".gguf", "repeng": ".repeng.gguf", "steering_vectors": ".pt"}
+_USE: dict[Form, str] = {
+    "bundle": 'load_vector("{path}")',
+    "gguf": "llama-cli --model MODEL.gguf --control-vector {path}",
+    "repeng": 'ControlVector.import_gguf("{path}")',
+    "steering_vectors": 'SteeringVector(**torch.load("{path}"))',
+}
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What is exported, and how; the command's flags."""
+
+    form: Form = "bundle"
+    method: str | None = None
+    layers: tuple[int, ...] | None = None
+    all_layers: bool = False
+    unit: Unit = "contrast"
+    model_hint: str = ""
+    license_name: str | None = None
+
+
+def export_traits(
+    experiment: str, names: Sequence[str], settings: ExportSettings, output: str | None, experiments_dir: str | Path
+) -> list[Path]:
+    """Export the traits named, or all that have vectors; the paths written.
+
+    Raises:
+        UserError: something foreseeable, such as missing vectors or a layer that the form cannot express.
+    """
+    if settings.all_layers and settings.layers is not None:
+        raise UserError("--all_layers and --layers contradict each other: give one of them")
+    lab = Experiment(Path(experiments_dir), experiment)
+    folders = lab.select(names, SUMMARY, lab.command(3, names))
+    exports = lab.root / "exports"
+    if settings.form == "hub":
+        return [_export_hub(folders, settings, Path(output) if output else exports / "hub")]
+    several = len(folders) > 1
+    if output and several and Path(output).suffix:
+        raise UserError(f"--output must be a folder for {len(folders)} traits, got {output}")
+    paths: list[Path] = []
+
+    def work(i: int) -> None:
+        vectors = _chosen(folders[i], settings)
+        path = Path(output) if output and not several else Path(output or exports) / _name(vectors, settings)
+        _write(path, vectors, settings)
+        paths.append(path)
+
+    for_each_trait([folder.trait for folder in folders], work)
+    return paths
+
+
+def _chosen(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
+    """The vectors to export, best first for bundles, by layer for the others."""
+    if settings.form in ("bundle", "hub"):
+        return _ranked(folder, settings)
+    where = {"method": settings.method, "experiments_dir": folder.root.parent.parent}
+    first = settings.layers[0] if settings.layers else None
+    main = load_vector(folder.experiment, folder.trait, layer=first, **where)  # type: ignore[arg-type]
+    if settings.layers:
+        return [read_vector(folder, main.method, layer) for layer in sorted(set(settings.layers))]
+    if not settings.all_layers:
+        return [main]
+    lowest = LOWEST_LAYER[_reader(settings.form)]
+    layers = [layer for method, layer in available_vectors(folder) if method == main.method]
+    left_out = [layer for layer in layers if layer < lowest]
+    if left_out:
+        below = ", ".join(map(str, left_out))
+        logger.info("%s: left out layer %s, which %s cannot express", folder.trait, below, settings.form)
+    kept = [layer for layer in layers if layer >= lowest]
+    if not kept:
+        raise UserError(f"{folder.trait} has {main.method} vectors only at layers that {settings.form} cannot express")
+    if len(kept) > 1:
+        logger.info("%s: acts at %d layers, whose effects add up: begin with a small strength", folder.trait, len(kept))
+    return [read_vector(folder, main.method, layer) for layer in kept]
+
+
+def _reader(form: Form) -> Reader:
+    """The program whose layers a form has; steering-vectors numbers them as repeng does."""
+    return "llama.cpp" if form == "gguf" else "repeng"
+
+
+def _ranked(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
+    measured, there = ranked_places(folder), available_vectors(folder)
+    if absent := sum(place not in there for place in measured):
+        logger.info("%s: %d of the %d vectors in summary.csv are not here", folder.trait, absent, len(measured))
+    places = [*(place for place in measured if place in there), *(place for place in there if place not in measured)]
+    methods, layers = settings.method, settings.layers
+    kept = [(m, n) for m, n in places if methods in (None, m) and (layers is None or n in layers)]
+    if not kept:
+        raise UserError(f"{folder.trait} has no vectors of that --method and those --layers")
+    return [read_vector(folder, *place) for place in kept]
+
+
+def _name(vectors: Sequence[TraitVector], settings: ExportSettings) -> str:
+    first, suffix = vectors[0], _SUFFIXES[settings.form]
+    if settings.form == "bundle":
+        return first.trait + suffix
+    where = f"_layer{first.layer}" if len(vectors) == 1 else ""
+    return f"{first.trait}_{first.method}{where}{suffix}"
+
+
+def _write(path: Path, vectors: list[TraitVector], settings: ExportSettings) -> None:
+    first = vectors[0]
+    what = f"{first.method}, layer {first.layer}" if len(vectors) == 1 else f"{len(vectors)} vectors"
+    if settings.form == "bundle":
+        write_bundle(path, vectors)
+    elif settings.form == "steering_vectors":
+        write_steering_vector(path, vectors, settings.unit)
+    else:
+        write_control_vector(
+            path, vectors, unit=settings.unit, reader=_reader(settings.form), model_hint=settings.model_hint
+        )
+    unit = "" if settings.form == "bundle" else f"; {UNIT_MEANING[settings.unit]}"
+    logger.info("%s (%s)%s: %s", first.trait, what, unit, path)
+    logger.info("use it: %s", _USE[settings.form].format(path=path))
+
+
+def _export_hub(folders: Sequence[TraitFolder], settings: ExportSettings, root: Path) -> Path:
+    """A repository's folder: a bundle and a vector card per trait, and the model card."""
+    bundles = {folder.trait: tuple(_ranked(folder, settings)) for folder in folders}
+    models = {vectors[0].model for vectors in bundles.values()}
+    if len(models) > 1:
+        raise UserError(
+            f"one repository holds the vectors of one model, found {', '.join(sorted(models))}: name --traits"
+        )
+    for folder in folders:
+        write_bundle(root / f"{folder.trait}{SUFFIX}", bundles[folder.trait])
+        if card_path(folder).is_file():
+            write_bytes(root / f"{folder.trait}.html", card_path(folder).read_bytes())
+    chosen = [Bundle(root, vectors).choose() for vectors in bundles.values()]
+    sources = {f.trait: _source(f, vector) for f, vector in zip(folders, chosen, strict=True)}
+    write_model_card(root / "README.md", chosen, sources, settings.license_name)
+    logger.info("Read %s before you publish it", root / "README.md")
+    logger.info("Publish: hf upload ORG/REPO %s .", root)
+    return root
+
+
+def _source(folder: TraitFolder, vector: TraitVector) -> str:
+    """Where a trait's responses came from, as far as it is recorded."""
+    other = vector.metadata.get("responses_from")
+    read = responses_folder(folder, other) if other else folder
+    metadata = read.read_responses_metadata()
+    if metadata.get("model"):
+        judge = (metadata.get("judge") or {}).get("name")
+        return f"generated by {metadata['model']}, " + (f"scored by {judge}" if judge else "not scored by a judge")
+    return f"those of {other!r}" if other else "their origin is not recorded; say here where they are from"

@@ -1,0 +1,250 @@
+"""What the import command does: read a form, convert its layers, find zero and scale, write the vectors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from extraction.fit.contrast import Contrast, read_contrast
+from extraction.fit.matrix import matrix_is_due, write_matrix
+from extraction.fit.sweep import clusters
+from traitlens.validation.calibration import midpoint_baseline, neutral_scale
+from traitlens.compute import projection
+from traitlens.validation.evaluation import evaluate
+from traitlens.layers import LAYER_CONVENTION
+from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.formats.foreign_vectors import read_steering_vector
+from utils.formats.gguf_vectors import ControlVector, read_control_vector
+from utils.hub import hub_errors
+from utils.models.load import model_of_experiment, model_path, same_model
+from utils.formats.bundle import is_portable, load_bundle
+from utils.records import TraitVector
+from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
+from utils.vectors import (
+    ranked_places,
+    read_summary,
+    read_vector,
+    summary_path,
+    trait_vector,
+    vector_path,
+    write_summary,
+    write_vector,
+)
+from utils.versions import package_versions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Form = Literal["auto", "bundle", "gguf", "steering_vectors"]
+_FORM_OF_SUFFIX: dict[str, Form] = {".gguf": "gguf", ".pt": "steering_vectors", ".pth": "steering_vectors"}
+
+
+def import_into(
+    experiment: str,
+    trait: str,
+    source: str,
+    form: Form = "auto",
+    model: str | None = None,
+    method: str = "imported",
+    overwrite: bool = False,
+    experiments_dir: str | Path = "experiments",
+) -> list[TraitVector]:
+    """Read vectors into an experiment; what was written. ``extraction.import_vectors`` has the arguments.
+
+    Raises:
+        UserError: the file cannot be read, is of another model, or would replace vectors that are there.
+    """
+    if not re.fullmatch(r"\w{1,99}", method):
+        raise UserError(f"--method must be letters, digits and '_', got {method!r}")
+    lab = Experiment(Path(experiments_dir), experiment)
+    folder = lab.trait(trait)
+    form = _form_of(source) if form == "auto" else form
+    if form == "bundle":
+        vectors = _of_bundle(source, trait, model)
+    else:
+        vectors = _of_other_program(folder, Path(source), form, model, method)
+    with folder.locked():
+        there = [str(vector_path(folder, v.method, v.layer)) for v in vectors if _would_replace(folder, v)]
+        if there and not overwrite:
+            raise UserError(f"{there[0]} is there already ({len(there)} in all): give --overwrite or another --method")
+        before = _best_place(folder)
+        for vector in vectors:
+            write_vector(folder, vector.vector, vector.metadata)
+        _add_to_summary(folder, vectors)
+        best = _best_place(folder)
+    is_new = best != before or best in {(v.method, v.layer) for v in vectors}
+    if before is not None and is_new and matrix_is_due(lab):
+        write_matrix(lab)  # the one that is there is of the vector before
+    layers = ", ".join(str(v.layer) for v in vectors) if len(vectors) < 8 else f"{len(vectors)} layers and methods"
+    logger.info("%s: imported %s (layers: %s) of %s", trait, vectors[0].method, layers, vectors[0].model)
+    if any(v.baseline is None for v in vectors):
+        logger.warning(
+            "%s: no baseline is known, so scores have no zero. Capture activations of the trait with stage 2 and "
+            "import again with --overwrite", trait,
+        )  # fmt: skip
+    logger.info("vectors in %s", folder.vectors_dir)
+    return vectors
+
+
+def _would_replace(folder: TraitFolder, vector: TraitVector) -> bool:
+    """Whether another vector is in this one's place; this one itself was left by an import that was interrupted."""
+    try:
+        there = read_vector(folder, vector.method, vector.layer)
+    except (MissingInputError, DamagedFileError):
+        return vector_path(folder, vector.method, vector.layer).exists()
+    same = there.metadata == json.loads(json.dumps(vector.metadata))
+    return not (same and bool((there.vector == vector.vector).all()))
+
+
+def _form_of(source: str) -> Form:
+    if is_portable(source):
+        return "bundle"
+    form = _FORM_OF_SUFFIX.get(Path(source).suffix)
+    if form is None:
+        raise UserError(
+            f"cannot tell the form of {source!r} by its name: give --format bundle, gguf or steering_vectors"
+        )
+    return form
+
+
+def _of_bundle(source: str, trait: str, model: str | None) -> list[TraitVector]:
+    vectors = load_bundle(source, trait).vectors
+    _check_same_model(vectors[0].model, model, source)
+    return list(vectors)
+
+
+def _check_same_model(found: str, wanted: str | None, source: str | Path) -> None:
+    if wanted is not None and not same_model(found, wanted):
+        raise UserError(f"{source} holds vectors of {found}, not of {wanted}")
+
+
+def _of_other_program(folder: TraitFolder, path: Path, form: Form, model: str | None, method: str) -> list[TraitVector]:
+    control = read_control_vector(path) if form == "gguf" else None
+    if control is not None and control.sidecars:
+        return _of_our_control_vector(control, path, folder.trait, model)
+    name = model or model_of_experiment(folder.experiment)
+    n_layers, hidden_size = _sizes(name)
+    directions = control.directions if control else read_steering_vector(path, n_layers - 1)
+    for layer, vector in directions.items():
+        if len(vector) != hidden_size or layer >= n_layers:
+            raise UserError(
+                f"{path} has {len(vector)} values at layer {layer}, but {name} has hidden size {hidden_size} and "
+                f"layers 0..{n_layers - 1}: is it of another model? Name it with --model"
+            )
+    contrast = _contrast(folder, name)
+    shared = {
+        "trait": folder.trait, "experiment": folder.experiment, "method": method, "best": False, "model": name,
+        "revision": None, "n_layers": n_layers, "hidden_size": hidden_size, "layer_convention": LAYER_CONVENTION,
+        "imported": {"file": path.name, "form": form, "model_hint": control.model_hint if control else None},
+        "versions": package_versions(),
+    }  # fmt: skip
+    vectors = []
+    for layer, vector in directions.items():
+        own = {"layer": layer, "norm": float(vector.norm()), **_measured(contrast, layer, vector)}
+        vectors.append(trait_vector(vector, {**shared, **own}))
+    return vectors
+
+
+def _of_our_control_vector(control: ControlVector, path: Path, trait: str, model: str | None) -> list[TraitVector]:
+    """Vectors that this project exported, with their metadata, at the length that they had."""
+    vectors = []
+    for layer, vector in control.directions.items():
+        metadata = control.sidecars.get(layer)
+        found = metadata.get("trait") if isinstance(metadata, dict) else "nothing"
+        if not isinstance(metadata, dict) or found != trait:
+            raise UserError(f"{path} describes {found!r} at layer {layer}, not {trait!r}")
+        try:
+            length = float(metadata["norm"] if control.unit == "unit" else 1)
+            restored = trait_vector(vector * length, metadata)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFileError(path, f"its traitlens.sidecars lack or spoil {error}", "Export it again") from error
+        if restored.layer != layer:
+            raise UserError(f"{path} describes layer {restored.layer} at layer {layer}")
+        _check_same_model(restored.model, model, path)
+        vectors.append(restored)
+    return vectors
+
+
+def _sizes(model: str) -> tuple[int, int]:
+    """Layers and hidden size of a model, by its configuration."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model_path(model), trust_remote_code=False).get_text_config()
+    except hub_errors() as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"cannot read the configuration of the model {model!r}: {reason}. Name it with --model"
+        ) from error
+    return config.num_hidden_layers + 1, config.hidden_size
+
+
+def _contrast(folder: TraitFolder, model: str) -> Contrast | None:
+    """The trait's examples, where the experiment has activations of them in this model."""
+    if not (folder.root / ACTIVATIONS).is_file():
+        return None
+    contrast = read_contrast(folder, None, 5, 0)
+    if not same_model(contrast.file.info.model, model):
+        logger.warning(
+            "%s: its activations are of %s, not of %s: not used", folder.trait, contrast.file.info.model, model
+        )
+        return None
+    return contrast
+
+
+def _measured(contrast: Contrast | None, layer: int, vector: Tensor) -> dict[str, Any]:
+    """Zero, scale and figures of a foreign vector, all of whose examples are new to it; None where nothing is known."""
+    import torch
+
+    if contrast is None or layer not in contrast.file.info.layers:
+        return {"baseline": None, "neutral": None, "metrics": None}
+    pos, neg = contrast.layer(layer)
+    baseline = midpoint_baseline(pos, neg, vector)
+    neutral = neutral_scale(contrast.file.neutral_tokens(layer), vector)
+    scores = projection(torch.cat([pos, neg]), vector) - baseline
+    metrics = evaluate(scores, contrast.labels, clusters(contrast))
+    if metrics.auroc.value < 0.5:
+        logger.warning(
+            "%s: at layer %d the vector reads negative examples higher (AUROC %.2f): is its sign reversed?",
+            contrast.trait, layer, metrics.auroc.value,
+        )  # fmt: skip
+    return {"baseline": baseline, "neutral": asdict(neutral) if neutral else None, "metrics": asdict(metrics)}
+
+
+def _add_to_summary(folder: TraitFolder, vectors: Sequence[TraitVector]) -> None:
+    new = {(v.method, v.layer) for v in vectors}
+    known = read_summary(folder) if summary_path(folder).is_file() else []
+    kept = [row for row in known if (row["method"], int(row["layer"])) not in new]
+    has_best = any(row.get("best") is True for row in kept)
+    rows = [*kept, *(_row(v, has_best) for v in vectors)]
+    rows.sort(key=lambda row: (row.get("best") is not True, -_known(row.get("auroc"))))
+    write_summary(folder, rows)
+
+
+def _best_place(folder: TraitFolder) -> tuple[str, int] | None:
+    """Method and layer of the first vector of the summary; None where there is no summary."""
+    return ranked_places(folder)[0] if summary_path(folder).is_file() else None
+
+
+def _row(vector: TraitVector, has_best: bool) -> dict[str, Any]:
+    metrics: Mapping[str, Any] = vector.metadata.get("metrics") or {}
+    return {
+        "method": vector.method,
+        "layer": vector.layer,
+        "best": vector.metadata.get("best") is True and not has_best,
+        "auroc": metrics.get("auroc", {}).get("value"),
+        "norm": float(vector.vector.norm()),
+        "baseline": vector.baseline,
+    }
+
+
+def _known(value: Any) -> float:
+    return -1.0 if value is None or math.isnan(value) else float(value)

@@ -1,0 +1,164 @@
+"""The two classes that a trait's vectors are fitted to: filtered responses, their activations, and what to hold out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from traitlens.validation.folds import Folds, make_folds
+from utils.formats.activation_files import ActivationsFile, definition_behind, read_activations
+from utils.errors import DefinitionError, MissingInputError, UserError
+from utils.records import DEFAULT_THRESHOLD, InstructionPair, Polarity, Response
+from utils.experiment import TraitFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+SIDES: tuple[Polarity, Polarity] = ("pos", "neg")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Positive and negative examples of one trait, as they passed the filter.
+
+    Attributes:
+        file: the trait's activations.
+        rows: activation rows that are used, per side.
+        counts: responses read, used, dropped by the threshold, and unscored, per side.
+        threshold: the score that a positive response needs; negative ones need its mirror. None where nothing was
+            judged.
+        folds: what is held out together, positive examples first.
+    """
+
+    file: ActivationsFile
+    rows: dict[Polarity, list[int]]
+    counts: dict[Polarity, dict[str, int]]
+    threshold: float | None
+    folds: Folds
+
+    @property
+    def trait(self) -> str:
+        """The trait's name."""
+        return self.file.folder.trait
+
+    @property
+    def responses(self) -> list[Response]:
+        """The responses behind the examples, positive ones first."""
+        return [self.file.responses[side][row] for side in SIDES for row in self.rows[side]]
+
+    @property
+    def labels(self) -> Tensor:
+        """True for positive examples: bool [n]."""
+        import torch
+
+        return torch.arange(sum(map(len, self.rows.values()))) < len(self.rows["pos"])
+
+    @property
+    def n_response_tokens(self) -> Tensor:
+        """Length of each example's response in tokens: float64 [n]."""
+        import torch
+
+        lengths = self.file.info.n_response_tokens
+        return torch.tensor([lengths[side][row] for side in SIDES for row in self.rows[side]], dtype=torch.float64)
+
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Activations of the positive and of the negative examples at a layer: float32 [n, hidden] each."""
+        return self.file.layer("pos", layer)[self.rows["pos"]], self.file.layer("neg", layer)[self.rows["neg"]]
+
+
+def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, seed: int) -> Contrast:
+    """The examples of a trait that its scores confirm.
+
+    Args:
+        folder: the trait.
+        threshold: score that a positive response needs; by default the one of stage 1, else 50.
+        n_folds: groups to hold out per axis.
+        seed: for dealing questions to groups.
+
+    Raises:
+        UserError: no example of a side is left; says how many were lost to what.
+    """
+    file = read_activations(folder)
+    judged = any(r.trait_score is not None for side in SIDES for r in file.responses[side])
+    used = _threshold_of(folder, threshold) if judged else None
+    if not judged:
+        logger.info("%s: responses were not judged; all of them are used", folder.trait)
+    rows: dict[Polarity, list[int]] = {}
+    counts: dict[Polarity, dict[str, int]] = {}
+    for side in SIDES:
+        verdicts = [True if used is None else r.shows(side, used) for r in file.responses[side]]
+        rows[side] = [i for i, verdict in enumerate(verdicts) if verdict]
+        unscored = sum(r.trait_score is None for r in file.responses[side])
+        counts[side] = {
+            "read": len(verdicts), "used": len(rows[side]), "dropped": verdicts.count(False), "unscored": unscored,
+        }  # fmt: skip
+    _check_not_empty(folder, counts, used)
+    return Contrast(file, rows, counts, used, _folds(file, rows, n_folds, seed))
+
+
+def _threshold_of(folder: TraitFolder, threshold: float | None) -> float:
+    if threshold is not None:
+        return threshold
+    recorded = folder.read_responses_metadata().get("threshold")
+    return float(recorded) if isinstance(recorded, int | float) else DEFAULT_THRESHOLD
+
+
+def _check_not_empty(folder: TraitFolder, counts: dict[Polarity, dict[str, int]], threshold: float | None) -> None:
+    empty = [side for side in SIDES if counts[side]["used"] == 0]
+    if not empty:
+        return
+    found = "; ".join(
+        f"{side}: {c['read']} responses, {c['dropped']} against the threshold, {c['unscored']} unscored"
+        for side, c in counts.items()
+    )
+    shown = "without a threshold" if threshold is None else f"at --threshold {threshold:g}"
+    raise UserError(
+        f"{folder.trait}: no {' and no '.join(empty)} example is left {shown} ({found}). "
+        f"Lower --threshold, or judge again. {folder.command(1)} --judge_only"
+    )
+
+
+def _folds(file: ActivationsFile, rows: dict[Polarity, list[int]], n_folds: int, seed: int) -> Folds:
+    trait = file.folder.trait
+    units = _instruction_units(file)
+    questions = [file.responses[side][i].question for side in SIDES for i in rows[side]]
+    instructions = [units[side][i] for side in SIDES for i in rows[side]]
+    if len(set(questions)) == 1:
+        logger.warning("%s: all responses answer one question, so none can be held out", trait)
+    texts = {side: {file.responses[side][i].instruction for i in rows[side]} for side in SIDES}
+    if len(set(instructions)) == 1 and max(map(len, texts.values())) > 1:
+        logger.warning("%s: the instruction pairs share texts, so only questions are held out", trait)
+    return make_folds(questions, instructions, n_folds, seed)
+
+
+def _instruction_units(file: ActivationsFile) -> dict[Polarity, list[int]]:
+    """What is held out together with each response, per side: its instruction pair and those that share a text with it.
+
+    Texts that the definition lacks are paired in order of appearance, or are one unit where the sides' numbers differ.
+    """
+    try:
+        pairs = definition_behind(file.folder, file.info.responses_from).instruction
+    except (MissingInputError, DefinitionError):  # the activations do not need one
+        pairs = ()
+    known = _units_of_pairs(pairs)
+    texts = {side: [response.instruction for response in file.responses[side]] for side in SIDES}
+    unknown = {side: [text for text in dict.fromkeys(texts[side]) if text not in known[side]] for side in SIDES}
+    paired = len(unknown["pos"]) == len(unknown["neg"])
+    for side in SIDES:
+        known[side] |= {text: len(pairs) + (i if paired else 0) for i, text in enumerate(unknown[side])}
+    return {side: [known[side][text] for text in texts[side]] for side in SIDES}
+
+
+def _units_of_pairs(pairs: Sequence[InstructionPair]) -> dict[Polarity, dict[str, int]]:
+    """Unit of each text, per side: pairs that share a text, directly or through others, are one."""
+    unit = list(range(len(pairs)))
+    for side in SIDES:
+        first: dict[str, int] = {}
+        for i, pair in enumerate(pairs):
+            joined = unit[first.setdefault(getattr(pair, side), i)]
+            unit = [joined if number == unit[i] else number for number in unit]
+    return {side: {getattr(pair, side): unit[i] for i, pair in enumerate(pairs)} for side in SIDES}

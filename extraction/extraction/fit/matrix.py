@@ -1,0 +1,156 @@
+"""How each trait's vector reads every trait's responses: a vector that reads them all reads none in particular."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from extraction.fit.charts import matrix_picture
+from extraction.fit.contrast import Contrast, read_contrast
+from traitlens.compute import cosine_similarity, projection
+from traitlens.validation.evaluation import auroc
+from utils.formats.files import remove_leftovers_of, replacing
+from utils.models.load import same_model
+from utils.records import TraitVector
+from utils.experiment import ACTIVATIONS, SUMMARY, Experiment, TraitFolder
+from utils.vectors import ranked_places, read_vector, vector_path
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Square tables over the traits of an experiment; NaN where something cannot be read.
+
+    Attributes:
+        traits: names of rows and columns.
+        vectors: each row's vector, the best of its trait.
+        auroc: row's vector on column's responses; on the diagonal, the held-out figure of the nested choice.
+        cosine: between the row's vector and the column's of the same method at the same layer.
+    """
+
+    traits: list[str]
+    vectors: list[TraitVector]
+    auroc: list[list[float]]
+    cosine: list[list[float]]
+
+    def confusions(self) -> list[str]:
+        """Where a vector reads another trait's responses as well as a diagonal reads its own, in words."""
+        found = []
+        for i, row in enumerate(self.auroc):
+            for j, value in enumerate(row):
+                strength = max(value, 1 - value)  # a vector that reads backwards reads too
+                own = self.auroc[i][i], self.auroc[j][j]
+                known = [figure for figure in own if not math.isnan(figure)]
+                if i != j and known and strength >= min(known):
+                    backwards = ", backwards" if value < 0.5 else ""
+                    found.append(
+                        f"the {self.traits[i]} vector reads {self.traits[j]} responses at {strength:.2f}{backwards} "
+                        f"(own responses {_figure(own[0])}; {self.traits[j]}'s own vector {_figure(own[1])})"
+                    )
+        return found
+
+
+def _figure(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.2f}"
+
+
+def matrix_is_due(lab: Experiment) -> bool:
+    """Whether a new vector calls for a new matrix: there is one, or a run that was to renew it has not done so yet."""
+    return lab.matrix_path.exists() or lab.matrix_due_path.exists()
+
+
+def write_matrix(lab: Experiment) -> Matrix | None:
+    """Read every trait's responses with every trait's best vector; writes the CSV and the picture.
+
+    None, and no matrix left, where fewer than two traits have vectors and activations of one model. An earlier matrix
+    goes first, as it is of earlier vectors: it must not stay where this one cannot be measured. A mark stays in its
+    place until this one is there, so that an interruption does not end the matrix for good.
+
+    Raises:
+        MissingInputError, DamagedFileError: a vector or activations cannot be read.
+    """
+    with lab.locked_for_matrix():
+        lab.matrix_due_path.touch()
+        for path in _paths(lab):
+            path.unlink(missing_ok=True)
+            remove_leftovers_of(path)
+        matrix = _made_anew(lab)
+        lab.matrix_due_path.unlink(missing_ok=True)
+    return matrix
+
+
+def _made_anew(lab: Experiment) -> Matrix | None:
+    fitted = lab.traits_with(SUMMARY)
+    folders = [f for f in fitted if (f.root / ACTIVATIONS).exists()]
+    for folder in fitted:
+        if folder not in folders:
+            logger.warning("%s has vectors but no activations here: left out of the matrix", folder.trait)
+    vectors = [_best_vector(folder) for folder in folders]
+    kept = [i for i, v in enumerate(vectors) if same_model(v.model, vectors[0].model)]
+    for i in set(range(len(vectors))) - set(kept):
+        logger.warning("%s is of another model (%s): left out of the matrix", vectors[i].trait, vectors[i].model)
+    if len(kept) < 2:
+        logger.info("no matrix: it needs two traits with vectors and activations of one model")
+        return None
+    matrix = _measure([folders[i] for i in kept], [vectors[i] for i in kept])
+    _write(lab, matrix)
+    for confusion in matrix.confusions():
+        logger.warning("warning: %s", confusion)
+    logger.info("matrix of %d traits in %s", len(kept), lab.matrix_path)
+    return matrix
+
+
+def _best_vector(folder: TraitFolder) -> TraitVector:
+    return read_vector(folder, *ranked_places(folder)[0])
+
+
+def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> Matrix:
+    contrasts = [read_contrast(f, v.metadata.get("threshold"), 2, 0) for f, v in zip(folders, vectors, strict=True)]
+    aurocs = [[_auroc(vector, contrast) for contrast in contrasts] for vector in vectors]
+    cosines = [[_cosine(vector, folder) for folder in folders] for vector in vectors]
+    return Matrix([f.trait for f in folders], list(vectors), aurocs, cosines)
+
+
+def _auroc(vector: TraitVector, contrast: Contrast) -> float:
+    if vector.trait == contrast.trait:
+        own = (vector.metadata.get("choice") or {}).get("auroc")  # an imported vector was not chosen
+        return own["value"] if own else math.nan
+    if vector.layer not in contrast.file.info.layers:
+        return math.nan
+    import torch
+
+    return auroc(projection(torch.cat(contrast.layer(vector.layer)), vector.vector), contrast.labels)
+
+
+def _cosine(vector: TraitVector, folder: TraitFolder) -> float:
+    if not vector_path(folder, vector.method, vector.layer).is_file():
+        return math.nan
+    other = read_vector(folder, vector.method, vector.layer)
+    return float(cosine_similarity(vector.vector, other.vector))
+
+
+def _write(lab: Experiment, matrix: Matrix) -> None:
+    import pandas as pd
+
+    rows = []
+    for i, vector in enumerate(matrix.vectors):
+        row: dict[str, object] = {"vector": vector.trait, "method": vector.method, "layer": vector.layer}
+        row |= {f"auroc_{name}": value for name, value in zip(matrix.traits, matrix.auroc[i], strict=True)}
+        row |= {f"cosine_{name}": value for name, value in zip(matrix.traits, matrix.cosine[i], strict=True)}
+        rows.append(row)
+    table, picture = _paths(lab)
+    with replacing(table) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+    tables = {
+        "AUROC on the responses of": matrix.auroc,
+        "cosine with the vector of, same layer and method": matrix.cosine,
+    }
+    matrix_picture(picture, tables, matrix.traits)
+
+
+def _paths(lab: Experiment) -> tuple[Path, Path]:
+    return lab.matrix_path, lab.matrix_path.with_suffix(".png")

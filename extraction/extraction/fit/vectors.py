@@ -1,0 +1,232 @@
+"""Stage 3: fit vectors, say how good each is on responses it has not seen, and write them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from extraction.fit.card import write_card
+from extraction.cli import check_range, for_each_trait, progress_bar
+from extraction.fit.contrast import Contrast, read_contrast
+from extraction.distributed import Process
+from extraction.fit.matrix import matrix_is_due, write_matrix
+from extraction.fit.sweep import Measured, Sweep, sweep, verdict, warnings_about
+from traitlens.methods import METHODS, ExtractionMethod, get_method
+from utils.errors import UserError
+from utils.records import ActivationsInfo
+from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
+from utils.vectors import available_vectors, summary_path, write_summary, write_vector
+from utils.versions import package_versions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What stage 3 fits, and how it measures.
+
+    Attributes:
+        methods: names of extraction methods.
+        layers: layer numbers; None for all that were captured.
+        threshold: score that a positive response needs; None for stage 1's.
+        folds: groups of questions (and of instruction pairs) to hold out.
+        seed: for folds, resampling, shuffling and ICA's start.
+    """
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    layers: tuple[int, ...] | None = None
+    threshold: float | None = None
+    folds: int = 5
+    seed: int = 0
+
+
+def extract_vectors(
+    experiment: str,
+    names: Sequence[str] = (),
+    settings: FitSettings | None = None,
+    experiments_dir: str | Path = "experiments",
+) -> dict[str, Sweep]:
+    """What was measured, by trait, for the traits named or all that have activations; their vectors are written.
+
+    Several traits are also read with each other's vectors (``vectors_matrix.csv``).
+
+    Raises:
+        UserError: something foreseeable, as missing activations or a method that failed; other traits are finished.
+    """
+    settings = settings or FitSettings()
+    _check(settings)
+    lab = Experiment(Path(experiments_dir), experiment)
+    folders = lab.select(names, ACTIVATIONS, lab.command(2, names))
+    results: dict[str, Sweep] = {}
+
+    def work(i: int) -> None:
+        with folders[i].locked():
+            results[folders[i].trait] = extract_trait(folders[i], settings)
+
+    try:
+        for_each_trait([folder.trait for folder in folders], work)
+    finally:  # the traits that went well are compared even where another failed
+        if len(results) > 1 or (results and matrix_is_due(lab)):  # one new vector makes an earlier matrix stale
+            write_matrix(lab)
+    return results
+
+
+def _check(settings: FitSettings) -> None:
+    unknown = [name for name in settings.methods if name not in METHODS]
+    if unknown or not settings.methods:
+        raise UserError(f"--methods knows {', '.join(METHODS)}, got {', '.join(unknown) or 'none'}")
+    if settings.layers == ():
+        raise UserError("--layers names no layer")
+    check_range("threshold", settings.threshold, 0, 100)
+    check_range("folds", settings.folds, 2)
+
+
+def extract_trait(folder: TraitFolder, settings: FitSettings) -> Sweep:
+    """Fit, measure and write the vectors of one trait. Nothing is written unless every method worked.
+
+    Raises:
+        UserError: no activations, a layer that was not captured, an empty class, or a method that failed.
+    """
+    contrast = read_contrast(folder, settings.threshold, settings.folds, settings.seed)
+    captured = contrast.file.info.layers
+    layers = sorted(set(captured if settings.layers is None else settings.layers))
+    missing = [layer for layer in layers if layer not in captured]
+    if missing:
+        found = f"{min(captured)}..{max(captured)}" if len(captured) > 1 else str(captured[0])
+        raise UserError(f"{folder.trait}: layer {missing[0]} was not captured (captured: {found}); give other --layers")
+    _log_counts(contrast)
+    methods = [_method(name, settings.seed) for name in dict.fromkeys(settings.methods)]
+    with progress_bar(f"{folder.trait}: fitting", len(layers), Process()) as advance:
+        result = sweep(contrast, methods, layers, settings.seed, lambda: advance(1))
+    _write(folder, contrast, methods, result, settings)
+    logger.info(verdict(folder.trait, result))
+    for warning in warnings_about(result):
+        logger.warning("%s: warning: %s", folder.trait, warning)
+    logger.info("%s: vectors in %s", folder.trait, folder.vectors_dir)
+    return result
+
+
+def _method(name: str, seed: int) -> ExtractionMethod:
+    return get_method(name, seed=seed) if name == "ica" else get_method(name)
+
+
+def _log_counts(contrast: Contrast) -> None:
+    for side, count in contrast.counts.items():
+        if count["used"] < count["read"]:
+            logger.info(
+                "%s: %d of %d %s responses are used (%d dropped at threshold %g, %d unscored)",
+                contrast.trait, count["used"], count["read"], side, count["dropped"], contrast.threshold,
+                count["unscored"],
+            )  # fmt: skip
+
+
+def _write(
+    folder: TraitFolder, contrast: Contrast, methods: Sequence[ExtractionMethod], result: Sweep, settings: FitSettings
+) -> None:
+    shared = _shared_metadata(folder, contrast, result, settings)
+    hyper_parameters = {method.name: vars(method) for method in methods}
+    rows = []
+    for measured in result.vectors:
+        own = _own_metadata(measured, contrast.file.info, measured is result.best)
+        write_vector(folder, measured.vector, {**own, "hyper_parameters": hyper_parameters[measured.method], **shared})
+        rows.append(_summary_row(measured, measured is result.best, result))
+    rows.sort(key=lambda row: (not row["best"], -(row["auroc"] if row["auroc"] is not None else -1)))
+    write_summary(folder, rows)
+    told = ("model", "context", "pooling", "counts", "threshold", "held_out", "seed", "responses_from", "versions")
+    write_card(folder, contrast, result, {name: shared[name] for name in told})
+    earlier = len(available_vectors(folder)) - len(rows)
+    if earlier:
+        logger.info(
+            "%s: %d vectors of earlier runs stay beside these; %s lists this run",
+            folder.trait,
+            earlier,
+            summary_path(folder),
+        )
+
+
+def _shared_metadata(folder: TraitFolder, contrast: Contrast, result: Sweep, settings: FitSettings) -> dict[str, Any]:
+    info, choice = contrast.file.info, result.choice
+    return {
+        "trait": folder.trait,
+        "experiment": folder.experiment,
+        "model": info.model,
+        "revision": info.revision,
+        "n_layers": info.n_layers,
+        "hidden_size": info.hidden_size,
+        "layer_convention": info.layer_convention,
+        "context": info.context,
+        "pooling": info.pooling,
+        "template_hash": info.template_hash,
+        "responses_from": info.responses_from,
+        "texts_sha256": info.texts_sha256,
+        "counts": contrast.counts,
+        "threshold": contrast.threshold,
+        "held_out": contrast.folds.describe(),
+        "seed": settings.seed,
+        "controls": {
+            **{
+                control.name: {"auroc": control.auroc, "advantage": asdict(control.advantage)}
+                for control in result.controls
+            },
+            "shuffled labels": asdict(result.shuffled) if result.shuffled else None,
+            "random direction": asdict(result.random) if result.random else None,
+        },
+        "choice": {
+            "method": choice.method,
+            "layer": choice.layer,
+            "auroc": asdict(result.nested) if result.nested else None,
+            "chosen_without_each_cell": sorted(
+                {f"{method} layer {layer}" for method, layer in choice.by_cell.values()}
+            ),
+            "warnings": warnings_about(result),
+        },
+        "versions": package_versions(),
+    }
+
+
+def _own_metadata(measured: Measured, info: ActivationsInfo, best: bool) -> dict[str, Any]:
+    return {
+        "method": measured.method,
+        "layer": measured.layer,
+        "best": best,
+        "hook_point": info.hook_points[str(measured.layer)],
+        "norm": float(measured.vector.norm()),
+        "baseline": measured.baseline,
+        "neutral": asdict(measured.neutral) if measured.neutral else None,
+        "metrics": asdict(measured.metrics) if measured.metrics else None,
+        "calibration": asdict(measured.calibration) if measured.calibration else None,
+        "fit": measured.extras,
+    }
+
+
+def _summary_row(measured: Measured, best: bool, result: Sweep) -> dict[str, Any]:
+    metrics, neutral = measured.metrics, measured.neutral
+    strongest = result.strongest_control
+    return {
+        "method": measured.method,
+        "layer": measured.layer,
+        "best": best,
+        "auroc": metrics.auroc.value if metrics else None,
+        "auroc_low": metrics.auroc.low if metrics else None,
+        "auroc_high": metrics.auroc.high if metrics else None,
+        "auroc_nested": result.nested.value if best and result.nested else None,
+        "accuracy": metrics.accuracy if metrics else None,
+        "cohens_d": metrics.cohens_d if metrics else None,
+        "recall_at_1_fpr": metrics.recall_at_1_fpr if metrics else None,
+        "brier": measured.calibration.brier if measured.calibration else None,
+        "norm": float(measured.vector.norm()),
+        "baseline": measured.baseline,
+        "neutral_mean": neutral.mean if neutral else None,
+        "neutral_std": neutral.std if neutral else None,
+        "fpr_1": neutral.fpr_1 if neutral else None,
+        "fpr_5": neutral.fpr_5 if neutral else None,
+        "train_acc": measured.extras.get("train_acc"),
+        "converged": measured.extras.get("converged"),
+        "best_control": strongest.name if strongest else None,
+        "best_control_auroc": strongest.auroc if strongest else None,
+        "n_pos": metrics.n_pos if metrics else None,
+        "n_neg": metrics.n_neg if metrics else None,
+    }

@@ -1,0 +1,1 @@
+"""Whether adding a vector changes behaviour, told apart from chance."""

@@ -1,0 +1,43 @@
+"""Vectors at several layers of the embedded model, as stage 3 would leave them."""
+
+import pytest
+import torch
+
+from utils.records import TraitVector
+from utils.experiment import Experiment
+from utils.vectors import read_vector, write_summary, write_vector
+
+HIDDEN, N_LAYERS = 576, 31  # the embedded model's
+
+
+def sidecar(layer, method="probe", **changes):
+    return {
+        "trait": "sycophantic", "method": method, "layer": layer, "model": "SmolLM2-135M-Instruct", "baseline": layer / 7,
+        "hidden_size": HIDDEN, "n_layers": N_LAYERS, "revision": None, "template_hash": "872be49dbb638044",
+        "layer_convention": "layer L is hidden_states[L]", "context": "question", "pooling": "mean over tokens",
+        "neutral": {"mean": 0.1, "std": 1.5, "fpr_1": 3.25, "fpr_5": 2.125, "n_tokens": 900},
+        "metrics": {"auroc": {"value": 0.96, "low": 0.92, "high": 0.99}, "cohens_d": 2.5, "n_pos": 64, "n_neg": 64},
+        "controls": {"length": {"auroc": 0.56}, "bag of words": {"auroc": 0.79}},
+        **changes,
+    }  # fmt: skip
+
+
+def random_vector(layer, length=12.0, hidden=HIDDEN):
+    direction = torch.randn(hidden, generator=torch.Generator().manual_seed(layer))
+    return direction / direction.norm() * length
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A trait with two methods at four layers; the summary ranks the probe at layer 18 first."""
+    folder = Experiment(tmp_path / "experiments", "smollm2_demo").trait("sycophantic")
+    places = [(method, layer) for method in ("probe", "mean_diff") for layer in (18, 1, 10, 30)]
+    for method, layer in places:
+        write_vector(folder, random_vector(layer), sidecar(layer, method))
+    write_summary(folder, [{"method": m, "layer": n, "best": i == 0, "auroc": 0.9} for i, (m, n) in enumerate(places)])
+    return folder
+
+
+@pytest.fixture
+def vectors(folder) -> list[TraitVector]:
+    return [read_vector(folder, "probe", layer) for layer in (10, 18, 30)]

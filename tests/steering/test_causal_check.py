@@ -1,0 +1,256 @@
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from extraction.steering.causal_check import SteerSettings, run_causal_check
+from extraction.steering.bench import Bench
+from extraction.steering.report import verdict, warnings_about
+
+from tests.conftest import small_model
+from tests.exchange.conftest import random_vector, sidecar
+from traitlens import DoseResponse, projection
+from utils.errors import UserError
+from utils.formats.files import write_json
+from utils.models.generation import Sampling, generate_batch
+from utils.models import LoadedModel
+from utils.prompts import encode_prompt, format_prompt
+from utils.records import TraitVector
+from utils.experiment import Experiment
+from utils.vectors import read_vector, write_summary, write_vector
+
+QUESTIONS = ["Is my plan good?", "What is the capital of France?", "Am I right?", "Do you agree?"]
+SETTINGS = SteerSettings(coefficients=(0.5, -0.5), layer=18, n_prompts=2, sampling=Sampling(8, 0.0))
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    root = tmp_path_factory.mktemp("experiments")
+    folder = Experiment(root, "smollm2_demo").trait("sycophantic")
+    for layer in (10, 18):
+        write_vector(folder, random_vector(layer), sidecar(layer))
+    write_summary(folder, [{"method": "probe", "layer": layer} for layer in (18, 10)])
+    rubric = "Does the answer flatter? Question: {question} Answer: {answer} Score 0 to 100."
+    definition = {"instruction": [{"pos": "Agree.", "neg": "Object."}], "questions": QUESTIONS, "eval_prompt": rubric}
+    write_json(folder.definition_path, definition)
+    result = run_causal_check(
+        "smollm2_demo", "sycophantic", SETTINGS, device="cpu", dtype="float32", experiments_dir=root
+    )
+    written = json.loads((folder.vectors_dir / "steering_probe_layer18.json").read_text())
+    return folder, result, written
+
+
+def test_the_file_holds_every_answer_of_every_dose_of_vector_and_random_direction(checked):
+    folder, _, written = checked
+    assert [s["direction"] for s in written["series"]] == ["vector", "random"]
+    for series in written["series"]:
+        assert [d["dose"] for d in series["doses"]] == [-0.5, 0.0, 0.5]
+        assert [[a["question"] for a in d["answers"]] for d in series["doses"]] == [[QUESTIONS[0], QUESTIONS[2]]] * 3
+    assert (written["steered"]["layer"], written["read"]["layer"]) == (18, 10)
+    assert (folder.vectors_dir / "steering_probe_layer18.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_answers_at_dose_zero_are_the_unsteered_ones_and_others_differ(checked, embedded):
+    from utils.models import EMBEDDED_MODEL, load_model
+
+    _, result, _ = checked
+    loaded = load_model(EMBEDDED_MODEL, device="cpu", dtype="float32")
+    prompts = [
+        encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, q)) for q in (QUESTIONS[0], QUESTIONS[2])
+    ]
+    plain = generate_batch(loaded, prompts, SETTINGS.sampling, SETTINGS.seed)
+    texts = [loaded.tokenizer.decode(answer.ids) for answer in plain]
+    for series in result.series:
+        assert [a.text for a in series.answers[1]] == texts
+    assert [a.text for a in result.series[0].answers[2]] != texts
+
+
+def test_readout_and_perplexity_are_of_the_unsteered_model_as_computed_by_hand(checked):
+    from utils.models import EMBEDDED_MODEL, load_model
+
+    folder, result, _ = checked
+    loaded = load_model(EMBEDDED_MODEL, device="cpu", dtype="float32")
+    reader = read_vector(folder, "probe", 10)
+    answer = result.series[0].answers[2][1]
+    prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, answer.question))
+    ids = loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        output = loaded.model(torch.tensor([prompt + ids]), output_hidden_states=True)
+    score = projection(output.hidden_states[10][0, len(prompt) :], reader.vector).mean() - reader.baseline
+    assert answer.n_tokens == len(ids)
+    assert answer.readout == pytest.approx(float(score / reader.vector.norm()), rel=1e-4)
+    likelihoods = output.logits[0, len(prompt) - 1 : -1].log_softmax(-1)[range(len(ids)), ids]
+    assert answer.surprise == pytest.approx(-float(likelihoods.mean()), rel=1e-4)
+    both = result.series[0].answers[2]
+    mean = sum(a.surprise * a.n_tokens for a in both) / sum(a.n_tokens for a in both)
+    assert result.series[0].perplexities()[2] == pytest.approx(math.exp(mean))
+
+
+def test_the_random_direction_is_as_long_as_the_vector_and_across_it(checked, monkeypatch):
+    folder, _, _ = checked
+    added = []
+    monkeypatch.setattr(
+        "extraction.steering.bench.add_steering_hook", lambda hooks, vector, layer: added.append(vector)
+    )
+    settings = replace(SETTINGS, n_prompts=1, sampling=Sampling(1, 0.0))
+    other = folder.root / "other.json"
+    root = folder.root.parent.parent
+    run_causal_check("smollm2_demo", "sycophantic", settings, str(other), device="cpu", experiments_dir=root)
+    lengths = [float(v.norm()) for v in added]
+    assert lengths == pytest.approx([lengths[0]] * 4, rel=1e-5)
+    assert abs(float(added[0] @ added[2])) < 1e-4 * lengths[0] ** 2
+    assert (
+        float(added[0] @ read_vector(folder, "probe", 18).vector)
+        < 0
+        < float(added[1] @ read_vector(folder, "probe", 18).vector)
+    )
+
+
+def test_the_verdict_and_its_warnings_follow_the_figures(checked):
+    _, result, _ = checked
+    vector, random = result.series
+    clear = replace(vector, effect=DoseResponse(2.0, 1.5, 2.5, 1.0, 2), answers=(vector.answers[1],) * 3)
+    weak = replace(random, effect=DoseResponse(0.1, -0.3, 0.4, 0.5, 2))
+    good = replace(result, series=(clear, weak))
+    assert warnings_about(good) == []
+    assert "+2.00 (+1.50 to +2.50)" in verdict(good)
+    assert "2 of 2 questions move the right way" in verdict(good)
+    assert "holds 0" in warnings_about(replace(result, series=(replace(clear, effect=weak.effect),)))[0]
+    backwards = replace(clear, effect=DoseResponse(-2.0, -2.5, -1.5, 0.0, 2))
+    assert "sign" in warnings_about(replace(result, series=(backwards,)))[0]
+    strong = replace(weak, effect=DoseResponse(-2.5, -3, -2, 0.0, 2))
+    assert "does as much" in warnings_about(replace(result, series=(clear, strong)))[0]
+    torn = tuple(replace(a, surprise=9.0) for a in clear.answers[0])
+    dear = replace(clear, answers=(clear.answers[0], clear.answers[1], torn))
+    assert "at dose +0.5 perplexity" in warnings_about(replace(result, series=(dear,)))[0]
+
+
+def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, monkeypatch):
+    from utils.judge import Verdict
+
+    class Counting:
+        name = "counting"
+
+        def __init__(self):
+            self.seen, self.closed = [], False
+
+        def verdicts(self, prompts, eval_type="0_100"):
+            self.seen += prompts
+            return ((i, Verdict(float(len(self.seen)))) for i in range(len(prompts)))
+
+        def close(self):
+            self.closed = True
+
+    folder, _, _ = checked
+    judge = Counting()
+    monkeypatch.setattr("extraction.steering.causal_check.resolve_judge", lambda settings, loaded: judge)
+    root = folder.root.parent.parent
+    path = folder.root / "judged.json"
+    result = run_causal_check("smollm2_demo", "sycophantic", SETTINGS, str(path), device="cpu", experiments_dir=root)
+    assert judge.closed
+    assert len(judge.seen) == 2 * 5  # two questions; zero, and two doses of two directions
+    assert all("Does the answer flatter?" in prompt for prompt in judge.seen)
+    assert result.series[0].judged_effect.n_prompts == 2
+    assert "judge" in verdict(result)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"coefficients": (0.0,)}, "at least one finite dose"),
+        ({"coefficients": (math.nan,)}, "at least one finite dose"),
+        ({"read_layer": 29}, "no vector at layer 29 to read with"),
+        ({"layer": 29}, "vectors has no vector with layer 29. There are probe layer 10, probe layer 18. Run: python"),
+    ],
+)
+def test_a_check_that_cannot_be_made_is_refused_before_the_model_is_loaded(checked, monkeypatch, changes, message):
+    folder, _, _ = checked
+    monkeypatch.setattr("utils.formats.bundle.load_model", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=message):
+        run_causal_check(
+            "smollm2_demo", "sycophantic", replace(SETTINGS, **changes), experiments_dir=folder.root.parent.parent
+        )
+
+
+def test_an_output_that_is_a_folder_is_refused_before_the_model_is_loaded(checked, monkeypatch, tmp_path):
+    folder, _, _ = checked
+    monkeypatch.setattr("utils.formats.bundle.load_model", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="is a folder: --output names a file"):
+        run_causal_check(
+            "smollm2_demo", "sycophantic", SETTINGS, str(tmp_path), experiments_dir=folder.root.parent.parent
+        )
+
+
+def test_answers_are_read_at_the_best_layer_that_is_here_though_the_summary_lists_more(checked, tmp_path, monkeypatch):
+    folder, _, _ = checked
+    shutil.copytree(folder.root.parent, tmp_path / "smollm2_demo")
+    copy = Experiment(tmp_path, "smollm2_demo").trait("sycophantic")
+    write_summary(copy, [{"method": "probe", "layer": layer} for layer in (18, 25, 10)])
+    read = []
+
+    def stop(reader, _):
+        read.append(reader.layer)
+        raise UserError("enough")
+
+    monkeypatch.setattr("extraction.steering.causal_check.load_model_for", lambda *_, **__: None)
+    monkeypatch.setattr("extraction.steering.causal_check.check_model", stop)
+    settings = replace(SETTINGS, layer=18, read_layer=None)
+    with pytest.raises(UserError, match="enough"):
+        run_causal_check("smollm2_demo", "sycophantic", settings, experiments_dir=tmp_path)
+    assert read == [10]
+
+
+def test_an_output_that_its_own_picture_would_replace_is_refused_before_the_model_is_loaded(
+    checked, monkeypatch, tmp_path
+):
+    folder, _, _ = checked
+    monkeypatch.setattr("utils.formats.bundle.load_model", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=r"x\.png is where the picture"):
+        run_causal_check(
+            "smollm2_demo", "sycophantic", SETTINGS, str(tmp_path / "x.png"), experiments_dir=folder.root.parent.parent
+        )
+
+
+def test_questions_come_from_the_experiment_whose_responses_were_read_where_there_is_no_definition(
+    checked, monkeypatch
+):
+    folder, _, _ = checked
+    root = folder.root.parent.parent
+    other = Experiment(root, "smollm2_other").trait("sycophantic")
+    for layer in (10, 18):
+        write_vector(other, random_vector(layer), sidecar(layer, responses_from="smollm2_demo"))
+    write_summary(other, [{"method": "probe", "layer": layer} for layer in (18, 10)])
+    settings = replace(SETTINGS, n_prompts=1, sampling=Sampling(1, 0.0), control=False)
+    result = run_causal_check("smollm2_other", "sycophantic", settings, device="cpu", experiments_dir=root)
+    assert [a.question for a in result.series[0].answers[0]] == QUESTIONS[:1]
+    assert len(result.series) == 1
+
+
+def _bench(eos, tokenizer):
+    """Two questions to a random model that always says token 0, and so nothing at all where that is its end of turn."""
+    model = small_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    model.generation_config.eos_token_id = eos
+    vector = TraitVector("calm", "probe", 2, torch.ones(32), 0.0, {}, "m", {})
+    loaded = LoadedModel(model, tokenizer, "m", "m", None)
+    return Bench(loaded, vector, vector, ["Why?", "What?"], "{question}{answer}", None, Sampling(4, 0.0), 0)
+
+
+def test_a_model_that_says_nothing_cannot_be_checked(embedded):
+    with pytest.raises(UserError, match="m gave no answer to any of the 2 questions"):
+        _bench(0, embedded.tokenizer).try_doses([0.0, 1.0], control=False)
+
+
+def test_a_dose_that_silences_the_model_has_no_readout_and_is_not_measured_as_zero(embedded, monkeypatch):
+    bench = _bench(1, embedded.tokenizer)
+    generate = Bench._generate
+    monkeypatch.setattr(Bench, "_generate", lambda self, added: generate(self, None) if added is None else [[], [0, 0]])
+    _, (series,) = bench.try_doses([-1.0, 0.0, 1.0], control=False)
+    for answers in (series.answers[0], series.answers[2]):
+        assert (answers[0].readout, answers[0].surprise, answers[0].n_tokens) == (None, None, 0)
+        assert math.isfinite(answers[1].readout)
+    monkeypatch.setattr(Bench, "_generate", lambda self, added: generate(self, None) if added is None else [[], []])
+    with pytest.raises(UserError, match=r"left too few answers to measure .* give smaller --coefficients"):
+        bench.try_doses([-1.0, 0.0, 1.0], control=False)

@@ -1,0 +1,102 @@
+"""Vectors of the steering-vectors package, which are saved with ``torch.save``.
+
+Its layer i is what leaves decoder block i, our layer i + 1; negative numbers count from the last block. Its sign is
+ours: a positive multiplier adds the vector, towards the trait. (repeng saves GGUF: ``utils.formats.gguf_vectors``.)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.formats.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.formats.gguf_vectors import Unit
+    from utils.records import TraitVector
+
+_REMEDY = "Save it again: torch.save(steering_vector, PATH), or torch.save(vars(steering_vector), PATH)"
+_BLOCKS = "decoder_block"
+
+
+class _SteeringVector:
+    """Stands for the package's class while its pickled form is read, so that no code of it has to be there or run."""
+
+
+# torch looks classes up by the name that they carry.
+_SteeringVector.__module__ = "steering_vectors.steering_vector"
+_SteeringVector.__name__ = _SteeringVector.__qualname__ = "SteeringVector"
+
+
+def write_steering_vector(path: Path, vectors: Sequence[TraitVector], unit: Unit = "contrast") -> None:
+    """Write vectors of one trait, one per layer, as the arguments of the package's class.
+
+    It reads them with ``SteeringVector(**torch.load(path))``: plain tensors, so the file needs no pickled class.
+
+    Raises:
+        UserError: layer 0, which no block puts out, or vectors that do not belong together.
+    """
+    import torch
+
+    from utils.formats.gguf_vectors import scaled
+
+    layers = [v.layer for v in vectors]
+    if not vectors or len({(v.trait, v.method, v.model) for v in vectors}) > 1 or len(set(layers)) < len(layers):
+        raise UserError("a steering vector holds one trait, method and model, with one vector per layer")
+    if min(layers) < 1:
+        raise UserError("steering-vectors cannot act on layer 0, which no block puts out. Export higher --layers")
+    value = {"layer_activations": {v.layer - 1: scaled(v, unit).clone() for v in vectors}, "layer_type": _BLOCKS}
+    archive = io.BytesIO()  # torch would write its temporary file's name into the file, and call a full disk a bug
+    torch.save(value, archive)
+    write_bytes(path, archive.getvalue())
+
+
+def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
+    """Vectors by our layer number, float32 [hidden], from a file made with ``torch.save`` in the package or here.
+
+    Args:
+        path: a saved ``SteeringVector``, its attributes as a dict, or its ``layer_activations`` alone.
+        n_blocks: how many blocks the model has, for numbers that count from the end.
+
+    Raises:
+        MissingInputError: there is no such file.
+        DamagedFileError: it is something else. Pickled code is never run.
+        UserError: it acts on another place than the residual stream, or on a block that the model does not have.
+    """
+    import torch
+
+    from utils.formats.torch_file import load_tensors
+
+    if not path.is_file():
+        raise MissingInputError(path, "Give the path of a saved steering vector")
+    with torch.serialization.safe_globals([_SteeringVector]):
+        value: Any = load_tensors(path, _REMEDY)
+    attributes = vars(value) if isinstance(value, _SteeringVector) else value
+    if not isinstance(attributes, dict):
+        raise DamagedFileError(path, f"holds a {type(value).__name__}, not a steering vector", _REMEDY)
+    kind = attributes.get("layer_type", _BLOCKS)
+    if kind != _BLOCKS:
+        raise UserError(f"{path} acts on {kind!r}, not on the residual stream between blocks: it has no layer here")
+    return _by_layer(path, attributes.get("layer_activations", attributes), n_blocks)
+
+
+def _by_layer(path: Path, activations: Any, n_blocks: int) -> dict[int, Tensor]:
+    from utils.formats.torch_file import as_plain, has_length
+
+    found = {}
+    for number, tensor in activations.items() if isinstance(activations, dict) else ():
+        plain = as_plain(tensor)
+        vector = None if plain is None else plain.reshape([n for n in plain.shape if n != 1] or [-1])
+        if type(number) is not int or vector is None or vector.ndim != 1 or not has_length(vector):
+            raise DamagedFileError(path, f"entry {number!r} is not a block number with a finite vector", _REMEDY)
+        if not -n_blocks <= number < n_blocks:
+            raise UserError(f"{path} acts on block {number}, but the model has blocks 0..{n_blocks - 1}")
+        found[number % n_blocks + 1] = vector.clone()
+    if not found or len({len(v) for v in found.values()}) > 1:
+        raise DamagedFileError(path, "holds no vectors, or vectors of several sizes", _REMEDY)
+    return dict(sorted(found.items()))

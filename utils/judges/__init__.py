@@ -1,0 +1,1 @@
+"""Kinds of judge, and how what one says becomes a number."""

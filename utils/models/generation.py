@@ -1,0 +1,180 @@
+"""Batched generation that gives the same answers for the same seed, and stops paying for rows that have ended."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from utils.models.load import LoadedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: from the model's own distribution at ``temperature``, cut to ``top_p``; 0 is greedy.
+
+    The checkpoint's other generation defaults (top-k, repetition penalty) are not applied: they would change which
+    behaviour is sampled from model to model.
+    """
+
+    max_new_tokens: int = 200
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def generate_arguments(self) -> dict[str, Any]:
+        """The arguments of ``generate`` that say the same."""
+        arguments: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "repetition_penalty": 1.0, "num_beams": 1}
+        if self.temperature == 0:
+            return {**arguments, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+        return {
+            **arguments, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer: its token ids without the end-of-turn token, and why it ended."""
+
+    ids: list[int]
+    finish_reason: Literal["stop", "length"]
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed that depends on all parts and on nothing else, such as (seed, trait, batch number)."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def left_padded(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """``input_ids`` and ``attention_mask`` [batch, seq] with padding on the left, as generating needs it."""
+    import torch
+
+    length = max(len(s) for s in sequences)
+    input_ids = torch.full((len(sequences), length), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, sequence in enumerate(sequences):
+        input_ids[row, length - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
+        attention_mask[row, length - len(sequence) :] = 1
+    return input_ids, attention_mask
+
+
+def generate_batch(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int
+) -> list[Generated]:
+    """One answer per prompt (token ids), in order. The same prompts, sampling and seed give the same answers.
+
+    Whenever half of the rows have ended, they leave the batch and the others go on with their part of the KV cache,
+    or are read again where the model's cache cannot be taken apart.
+    """
+    import torch
+
+    rows: list[list[int]] = [[] for _ in prompts]
+    input_ids, attention_mask = left_padded(prompts, loaded.tokenizer.pad_token_id)
+    input_ids, attention_mask = input_ids.to(loaded.device), attention_mask.to(loaded.device)
+    running = list(range(len(prompts)))  # which prompt each row of the batch belongs to
+    cache, generated = None, 0
+    devices = [loaded.device] if loaded.device.type == "cuda" else []
+    with torch.inference_mode(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        while running and generated < sampling.max_new_tokens:
+            before = input_ids.shape[1]
+            sequences, cache = _run(loaded, input_ids, attention_mask, cache, sampling, generated)
+            generated += sequences.shape[1] - before
+            ended = _ended(sequences[:, before:], loaded.end_ids)
+            for row, index in enumerate(running):
+                rows[index] += sequences[row, before:].tolist()
+            keep = (~ended).nonzero().flatten()
+            running = [running[row] for row in keep.tolist()]
+            if running and generated < sampling.max_new_tokens:
+                input_ids = sequences[keep]
+                added = attention_mask.new_ones(len(keep), sequences.shape[1] - attention_mask.shape[1])
+                attention_mask = torch.cat([attention_mask[keep], added], dim=1)
+                cache = _rows_of_cache(cache, keep)
+    return [_cut(ids, loaded.end_ids) for ids in rows]
+
+
+def _run(
+    loaded: LoadedModel, input_ids: Tensor, attention_mask: Tensor, cache: Any, sampling: Sampling, generated: int
+) -> tuple[Tensor, Any]:
+    """Generate on until all rows have ended, or until enough have for the others to go on without them."""
+    from transformers import StoppingCriteriaList
+
+    arguments = sampling.generate_arguments()
+    arguments["max_new_tokens"] -= generated
+    stop = _enough_ended(loaded.end_ids, len(input_ids))
+    output = loaded.model.generate(
+        input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, return_dict_in_generate=True,
+        stopping_criteria=StoppingCriteriaList([stop]), eos_token_id=sorted(loaded.end_ids),
+        pad_token_id=loaded.tokenizer.pad_token_id, **arguments,
+    )  # fmt: skip
+    return output.sequences, output.past_key_values
+
+
+def _rows_of_cache(cache: Any, keep: Tensor) -> Any:
+    """The cache of the rows that go on; None if some layer's state cannot be cut by rows, as in recurrent models."""
+    layers = getattr(cache, "layers", None)
+    if not layers or not all(hasattr(layer, "batch_select_indices") for layer in layers):
+        return None
+    cache.batch_select_indices(keep.cpu())  # layers may lie on several devices; indices on the CPU suit all of them
+    return cache
+
+
+def _enough_ended(end_ids: frozenset[int], batch: int) -> Any:
+    import torch
+    from transformers import StoppingCriteria
+
+    class EnoughEnded(StoppingCriteria):
+        """True for all rows once half of them have ended; small batches are not worth the change."""
+
+        def __init__(self) -> None:
+            self.ended = torch.zeros(batch, dtype=torch.bool)
+
+        def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # noqa: ARG002
+            last = input_ids[:, -1]
+            ends = torch.tensor(sorted(end_ids), device=last.device)
+            self.ended = self.ended.to(last.device) | torch.isin(last, ends)
+            enough = batch >= 8 and int(self.ended.sum()) * 2 >= batch
+            return torch.full((batch,), enough, dtype=torch.bool, device=last.device)
+
+    return EnoughEnded()
+
+
+def _ended(new_ids: Tensor, end_ids: frozenset[int]) -> Tensor:
+    import torch
+
+    return torch.isin(new_ids, torch.tensor(sorted(end_ids), device=new_ids.device)).any(dim=1)
+
+
+def _cut(ids: list[int], end_ids: frozenset[int]) -> Generated:
+    end = next((i for i, token in enumerate(ids) if token in end_ids), None)
+    return Generated(ids, "length") if end is None else Generated(ids[:end], "stop")
+
+
+def halving_on_out_of_memory(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+    """``work(items)``, in halves where it ran out of memory, down to single items."""
+    import gc
+
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    try:
+        return work(items)
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)) or len(items) == 1:
+            raise
+        message = str(error).split("\n")[0]
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(items) // 2
+    logger.warning("out of memory with a batch of %d, going on with %d: %s", len(items), half, message)
+    return [*halving_on_out_of_memory(work, items[:half]), *halving_on_out_of_memory(work, items[half:])]
