@@ -70,7 +70,6 @@ def check_loaded(loaded: LoadedModel) -> list[Finding]:
     checks: list[Callable[[LoadedModel], Finding]] = [
         _hooks_are_hidden_states,
         _batch_equals_single,
-        _shared_prompts_read_as_whole,
         _left_padding_generates_as_single,
         _one_bos,
         _instruction_is_shown,
@@ -119,19 +118,6 @@ def _batch_equals_single(loaded: LoadedModel) -> Finding:
     worst = max(_difference(together[:, layer], alone[:, layer]) for layer in layers)
     holds = worst < rounding(loaded)
     return Finding("padded batch equals single rows", holds, f"largest relative difference {worst:.1e}")
-
-
-def _shared_prompts_read_as_whole(loaded: LoadedModel) -> Finding:
-    from extraction.capture.reading import rounding, sharing_error
-    from extraction.capture.shared_prompts import can_share_prompts
-    from traitlens import n_layers
-
-    name = "shared prompts equal whole texts"
-    examples = _examples(loaded, [_QUESTION, "Why?"])
-    if not can_share_prompts(loaded.model, max(len(e.ids) for e in examples)):
-        return Finding(name, True, "not used: this model's texts are read whole")
-    worst = sharing_error(examples, loaded, range(n_layers(loaded.model)))
-    return Finding(name, worst < rounding(loaded), f"largest relative difference {worst:.1e}")
 
 
 def _examples(loaded: LoadedModel, questions: Sequence[str]) -> list[Example]:

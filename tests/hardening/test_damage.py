@@ -10,11 +10,12 @@ import pytest
 from extraction.capture.files import batches_done
 
 from tests.hardening.faulty_lab import arguments, files, finished_place, refused
-from utils.formats.activation_files import activations_path, read_activations
 from utils.errors import DamagedFileError, UserError
-from utils.formats.files import append_jsonl, read_jsonl, write_json
-from utils.records import Response
 from utils.experiment import Experiment
+from utils.formats.activation_files import activations_path, read_activations
+from utils.formats.files import append_jsonl, read_jsonl, write_json
+from utils.formats.journal import Journal
+from utils.records import Response
 from utils.vectors import load_vector, read_vector, sidecar_path, summary_path, vector_path
 
 # Every file that a stage reads: its path below the trait, and the stages that meet it.
@@ -163,7 +164,7 @@ def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
     unfinished = trait.unfinished_activations_dir
     trait.activations_dir.replace(unfinished)
     (unfinished / "metadata.json").replace(unfinished / "old.json")
-    append_jsonl(unfinished / "batches.0.jsonl", [{"batch": number} for number in range(20)])
+    journal = Journal(unfinished, "batches")
     header = {"dtype": "float16"}
     if harm != "another program's header":
         path = unfinished / "neg.safetensors"
@@ -175,10 +176,11 @@ def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
         about_files = ("versions", "dtype", "files_sha256")
         described = json.loads((unfinished / "old.json").read_text(encoding="utf-8"))
         captured = {key: value for key, value in described.items() if key not in about_files}
-        header |= {"capture": captured, "share_prompts": True}
+        header |= {"capture": captured}
     if harm == "an unknown precision":
         header["dtype"] = ["float8"]
-    append_jsonl(unfinished / "settings.jsonl", [header])
+    journal.begin(header)
+    journal.add({"batch": number} for number in range(20))
     ended = nursery.run(2, *arguments(2, lab, model))
     assert ended.status == 0, ended.said
     assert files(trait.root) == whole
@@ -186,8 +188,8 @@ def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
 
 def test_a_batch_that_is_no_number_was_not_written(tmp_path):
     folder = Experiment(tmp_path, "e").trait("t")
-    journal = folder.unfinished_activations_dir / "batches.0.jsonl"
-    append_jsonl(journal, [{"batch": 3}, {"batch": [1]}, {"batch": True}, {"batch": None}, {"other": 2}])
+    journal = Journal(folder.unfinished_activations_dir, "batches")
+    journal.add([{"batch": 3}, {"batch": [1]}, {"batch": True}, {"batch": None}, {"other": 2}])
     assert batches_done(folder) == {3}
 
 
@@ -227,7 +229,7 @@ def test_a_journal_left_beside_finished_activations_goes(place):
     nursery, lab, model = place
     trait = lab.trait("alpha")
     whole = files(trait.root)
-    append_jsonl(trait.activations_dir / "batches.0.jsonl", [{"batch": 0}])
+    Journal(trait.activations_dir, "batches").add([{"batch": 0}])
     ended = nursery.run(2, *arguments(2, lab, model))
     assert ended.status == 0, ended.said
     assert files(trait.root) == whole

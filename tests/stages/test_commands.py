@@ -218,7 +218,7 @@ def test_a_precision_asked_for_replaces_activations_of_another_and_none_keeps_wh
 
 
 def test_an_interrupted_capture_goes_on_only_in_the_precision_asked_for(lab):
-    from extraction.capture.files import Decided, begin_capture
+    from extraction.capture.files import begin_capture
     from extraction.distributed import Process
 
     from utils.records import POLARITIES, ActivationsInfo
@@ -229,8 +229,8 @@ def test_an_interrupted_capture_goes_on_only_in_the_precision_asked_for(lab):
 
     def begun(asked):
         wanted = dataclasses.replace(info, dtype=asked)
-        decided = Decided(asked or "float16", share_prompts=False)
-        return begin_capture(lab.trait("alpha"), wanted, Process(), lambda: decided, overwrite=False).decided.dtype
+        writers = begin_capture(lab.trait("alpha"), wanted, Process(), lambda: asked or "float16", overwrite=False)
+        return writers["pos"].dtype
 
     assert [begun(asked) for asked in ("", "float32", "", "bfloat16", "")] == [
         "float16", "float32", "float32", "bfloat16", "bfloat16",
