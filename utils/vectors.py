@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.files import read_json, read_text, replacing, write_bytes, write_json
-from utils.models.load import LoadedModel, documented_layer
-from utils.records import TraitVector
 from utils.experiment import SUMMARY, Experiment, TraitFolder
+from utils.formats.files import read_json, read_text, replacing, write_bytes, write_json
 from utils.formats.torch_file import as_plain, has_length, load_tensors
 from utils.formats.vector_metadata import check_figures, is_number, shown
+from utils.models.load import LoadedModel, documented_layer
+from utils.records import TraitVector
 
 logger = logging.getLogger(__name__)
 

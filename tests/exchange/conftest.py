@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from utils.records import TraitVector
 from utils.experiment import Experiment
+from utils.records import TraitVector
 from utils.vectors import read_vector, write_summary, write_vector
 
 HIDDEN, N_LAYERS = 576, 31  # the embedded model's

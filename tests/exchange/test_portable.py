@@ -9,11 +9,11 @@ import torch
 from huggingface_hub import constants
 
 from tests.exchange.conftest import random_vector, sidecar
-from utils.formats import bundle as portable
 from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.formats import bundle as portable
+from utils.formats.bundle import check_model, load_model_for, read_bundle, write_bundle
 from utils.hub import parse_hub_address
 from utils.models import LoadedModel, same_model
-from utils.formats.bundle import check_model, load_model_for, read_bundle, write_bundle
 from utils.vectors import load_vector, read_vector, write_vector
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from extraction.fit.contrast import read_contrast
-from extraction.monitoring.texts import choose_vectors
 from extraction.fit.vectors import FitSettings, extract_vectors
+from extraction.monitoring.texts import choose_vectors
 from safetensors.torch import load_file, save_file
 
 from tests.fit.conftest import DEFINITION, HIDDEN, N_LAYERS, write_trait
 from traitlens import METHODS, Calibration, GradientMethod, projection
+from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.experiment import Experiment
 from utils.formats.activation_files import (
     TENSOR,
     activations_path,
@@ -27,8 +29,6 @@ from utils.formats.activation_files import (
     read_activations_info,
     write_activations_info,
 )
-from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.experiment import Experiment
 from utils.vectors import load_vector, read_summary, read_vector, write_summary, write_vector
 
 SCRIPT = Path(__file__).resolve().parents[2] / "extraction" / "3_extract_vectors.py"

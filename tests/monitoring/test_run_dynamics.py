@@ -14,12 +14,12 @@ import utils.formats.bundle
 from tests.monitoring.conftest import ROOT, SMALL, example, write_vectors
 from traitlens import TraitMonitor, projection
 from utils.errors import UserError
+from utils.experiment import Experiment
+from utils.formats.results import read_results
+from utils.formats.transcripts import Transcript, asking
 from utils.models.generation import Sampling
 from utils.prompts import encode_prompt, encode_response, format_prompt, token_texts
-from utils.formats.results import read_results
-from utils.experiment import Experiment
 from utils.terminal import TintedTokens
-from utils.formats.transcripts import Transcript, asking
 from utils.vectors import read_vector, write_summary, write_vector
 
 SPECIFIED = [

@@ -5,20 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from extraction.steering.causal_check import SteerSettings, run_causal_check
 from extraction.steering.bench import Bench
+from extraction.steering.causal_check import SteerSettings, run_causal_check
 from extraction.steering.report import verdict, warnings_about
 
 from tests.conftest import small_model
 from tests.exchange.conftest import random_vector, sidecar
 from traitlens import DoseResponse, projection
 from utils.errors import UserError
+from utils.experiment import Experiment
 from utils.formats.files import write_json
-from utils.models.generation import Sampling, generate_batch
 from utils.models import LoadedModel
+from utils.models.generation import Sampling, generate_batch
 from utils.prompts import encode_prompt, format_prompt
 from utils.records import TraitVector
-from utils.experiment import Experiment
 from utils.vectors import read_vector, write_summary, write_vector
 
 QUESTIONS = ["Is my plan good?", "What is the capital of France?", "Am I right?", "Do you agree?"]

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.formats.files import parse_json, write_bytes
+from utils.formats.torch_file import as_plain, has_length
+from utils.formats.vector_metadata import shown
 from utils.hub import download_bundle, is_hub_address, parse_hub_address
 from utils.models.load import LoadedModel, load_model, same_model
 from utils.records import TraitVector
-from utils.formats.torch_file import as_plain, has_length
-from utils.formats.vector_metadata import shown
 from utils.vectors import choose_place, trait_vector, vector_name
 
 if TYPE_CHECKING:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from extraction.fit.contrast import Contrast, read_contrast
 from extraction.fit.matrix import matrix_is_due, write_matrix
 from extraction.fit.sweep import clusters
-from traitlens.validation.calibration import midpoint_baseline, neutral_scale
 from traitlens.compute import projection
-from traitlens.validation.evaluation import evaluate
 from traitlens.layers import LAYER_CONVENTION
+from traitlens.validation.calibration import midpoint_baseline, neutral_scale
+from traitlens.validation.evaluation import evaluate
 from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
+from utils.formats.bundle import is_portable, load_bundle
 from utils.formats.foreign_vectors import read_steering_vector
 from utils.formats.gguf_vectors import ControlVector, read_control_vector
 from utils.hub import hub_errors
 from utils.models.load import model_of_experiment, model_path, same_model
-from utils.formats.bundle import is_portable, load_bundle
 from utils.records import TraitVector
-from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
 from utils.vectors import (
     ranked_places,
     read_summary,

@@ -11,9 +11,9 @@ from extraction.fit.charts import auroc_by_layer, score_histograms
 from extraction.fit.contrast import Contrast
 from extraction.fit.sweep import Measured, Sweep, verdict, warnings_about
 from traitlens.compute import projection
+from utils.experiment import TraitFolder
 from utils.formats.files import write_text
 from utils.records import Response
-from utils.experiment import TraitFolder
 from utils.vectors import card_path
 
 if TYPE_CHECKING:

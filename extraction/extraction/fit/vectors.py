@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from extraction.fit.card import write_card
 from extraction.cli import check_range, for_each_trait, progress_bar
-from extraction.fit.contrast import Contrast, read_contrast
 from extraction.distributed import Process
+from extraction.fit.card import write_card
+from extraction.fit.contrast import Contrast, read_contrast
 from extraction.fit.matrix import matrix_is_due, write_matrix
 from extraction.fit.sweep import Measured, Sweep, sweep, verdict, warnings_about
 from traitlens.methods import METHODS, ExtractionMethod, get_method
 from utils.errors import UserError
-from utils.records import ActivationsInfo
 from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
+from utils.records import ActivationsInfo
 from utils.vectors import available_vectors, summary_path, write_summary, write_vector
 from utils.versions import package_versions
 

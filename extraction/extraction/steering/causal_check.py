@@ -12,14 +12,14 @@ from typing import Any
 from extraction.judging.scoring import JudgeSettings, resolve_judge
 from extraction.steering.bench import Bench, Series
 from extraction.steering.report import draw, verdict, warnings_about
-from utils.formats.activation_files import definition_behind, spread_evenly
 from utils.errors import UserError
-from utils.formats.files import check_output, write_json
-from utils.models.generation import Sampling
-from utils.judge import Judge
-from utils.formats.bundle import check_model, load_model_for
-from utils.records import TraitVector
 from utils.experiment import Experiment, TraitFolder
+from utils.formats.activation_files import definition_behind, spread_evenly
+from utils.formats.bundle import check_model, load_model_for
+from utils.formats.files import check_output, write_json
+from utils.judge import Judge
+from utils.models.generation import Sampling
+from utils.records import TraitVector
 from utils.vectors import available_vectors, load_vector, ranked_places, read_vector, vector_name
 from utils.versions import package_versions
 
