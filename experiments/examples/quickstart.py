@@ -15,7 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from extraction.cli import run_command
+try:
+    from extraction.cli import run_command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. In the project's folder run: pip install -e .") from None
 
 logger = logging.getLogger("traitlens")
 
