@@ -21,6 +21,7 @@ from extraction.cli import run_command
 
 from traitlens import n_layers
 from utils.experiment import Experiment
+from utils.formats.response_files import read_responses
 from utils.models import EMBEDDED_MODEL, LoadedModel, load_model
 from utils.prompts import encode_prompt, encode_response, format_prompt
 
@@ -32,7 +33,7 @@ def examples_of(loaded: LoadedModel, trait: str, n: int) -> list[Example]:
     folder = Experiment(ROOT / "experiments", "starter").trait(trait)
     rows = []
     for side in ("pos", "neg"):
-        for response in folder.read_responses(side)[:n]:
+        for response in read_responses(folder, side)[:n]:
             prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, response.question))
             rows.append((prompt, prompt + encode_response(loaded.tokenizer, response.response)))
     return [Example("pos", i, ids, len(prompt)) for i, (prompt, ids) in enumerate(rows)]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 Polarity = Literal["pos", "neg", "neutral"]
 POLARITIES: tuple[Polarity, ...] = ("pos", "neg", "neutral")
 Context = Literal["question", "full"]
+StoredDtype = Literal["float16", "bfloat16", "float32"]
 DEFAULT_THRESHOLD = 50.0
 # What every result of monitoring has; all else is optional.
 REQUIRED_KEYS = ("prompt", "response", "tokens", "trait_scores")

@@ -27,6 +27,13 @@ from extraction.generate.serving import Server, generate_through_server
 from extraction.judging.scoring import JudgeSettings, judge_trait, resolve_judge
 from utils.errors import UserError
 from utils.experiment import DEFINITION, Experiment, TraitFolder
+from utils.formats.definition import read_definition
+from utils.formats.response_files import (
+    check_responses_are_whole,
+    read_responses,
+    read_responses_metadata,
+    write_responses_metadata,
+)
 from utils.models.load import LoadedModel, load_model, model_of_experiment
 from utils.records import POLARITIES, TraitDefinition
 from utils.remedies import definition_remedy
@@ -65,7 +72,7 @@ def run_stage_1(
     names = trait_names(trait, traits)
     remedy = definition_remedy(lab.root / (names[0] if len(names) == 1 else "TRAIT") / DEFINITION)
     folders = lab.select(names, DEFINITION, remedy)
-    definitions = [folder.read_definition() for folder in folders]
+    definitions = [read_definition(folder) for folder in folders]
     model_name = gen_model or model_of_experiment(experiment)
 
     @functools.cache
@@ -87,7 +94,7 @@ def run_stage_1(
             if generator is not None and not judge_only:
                 _generate(folders[i], definitions[i], generator, settings, process, overwrite)
             if judge_only:
-                folders[i].check_responses_are_whole()
+                check_responses_are_whole(folders[i])
             if process.is_main:
                 _judge(folders[i], definitions[i], scorer, judge)
 
@@ -142,7 +149,7 @@ def _generate(
             generate_responses(folder, definition, generator, settings, process, advance)
     process.wait()
     if process.is_main:
-        folder.write_responses_metadata({"generation": recorded, "versions": package_versions()})
+        write_responses_metadata(folder, {"generation": recorded, "versions": package_versions()})
         counts = write_generated(folder, definition, settings)
         _report_endings(folder, settings)
         clear_journal(folder)
@@ -151,7 +158,7 @@ def _generate(
 
 
 def _report_endings(folder: TraitFolder, settings: GenerationSettings) -> None:
-    endings = Counter(r.finish_reason for polarity in POLARITIES for r in folder.read_responses(polarity))
+    endings = Counter(r.finish_reason for polarity in POLARITIES for r in read_responses(folder, polarity))
     if cut := endings["length"]:
         logger.info(
             "%s: %d of %d responses were cut at --max_new_tokens %d",
@@ -161,5 +168,5 @@ def _report_endings(folder: TraitFolder, settings: GenerationSettings) -> None:
 
 def _judge(folder: TraitFolder, definition: TraitDefinition, scorer: Any, settings: JudgeSettings) -> None:
     report = judge_trait(folder, definition, scorer, settings)
-    metadata = folder.read_responses_metadata()
-    folder.write_responses_metadata({**metadata, "threshold": settings.kept_from, "judge": report})
+    metadata = read_responses_metadata(folder)
+    write_responses_metadata(folder, {**metadata, "threshold": settings.kept_from, "judge": report})

@@ -8,6 +8,7 @@ import pytest
 from extraction.fit.vectors import FitSettings, extract_vectors
 
 from tests.fit.conftest import write_trait
+from utils.formats.response_files import read_responses
 
 _HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'text'"
 
@@ -36,7 +37,7 @@ def card(lab, **changes):
 
 @pytest.fixture
 def hostile_rows(lab):
-    rows = write_trait(lab, "source").read_responses("pos")
+    rows = read_responses(write_trait(lab, "source"), "pos")
     return [dataclasses.replace(row, response=f"{_HOSTILE} {i}") for i, row in enumerate(rows)]
 
 

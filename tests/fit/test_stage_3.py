@@ -29,6 +29,7 @@ from utils.formats.activation_files import (
     read_activations_info,
     write_activations_info,
 )
+from utils.formats.response_files import read_responses, write_responses, write_responses_metadata
 from utils.vectors import load_vector, read_summary, read_vector, write_summary, write_vector
 
 SCRIPT = Path(__file__).resolve().parents[2] / "extraction" / "3_extract_vectors.py"
@@ -197,7 +198,7 @@ def test_the_same_activations_give_the_same_bytes(lab):
 
 
 def _rows(lab, side, scores):
-    source = write_trait(lab, "source").read_responses(side)
+    source = read_responses(write_trait(lab, "source"), side)
     return [dataclasses.replace(row, trait_score=score) for row, score in zip(source, scores, strict=True)]
 
 
@@ -217,7 +218,7 @@ def test_the_threshold_is_the_flag_else_the_one_of_stage_1_else_50(lab):
     used = lambda threshold: read_contrast(folder, threshold, 5, 0).counts["pos"]["used"]  # noqa: E731
     assert used(None) == 20
     assert used(60.0) == 10
-    folder.write_responses_metadata({"threshold": 60.0})
+    write_responses_metadata(folder, {"threshold": 60.0})
     assert used(None) == 10
     assert used(50.0) == 20
 
@@ -225,7 +226,7 @@ def test_the_threshold_is_the_flag_else_the_one_of_stage_1_else_50(lab):
 def test_responses_that_nobody_judged_are_all_used_and_that_is_said(lab, caplog):
     caplog.set_level(logging.INFO)
     unscored = {side: _rows(lab, side, [None] * 20) for side in ("pos",)}
-    other = [dataclasses.replace(row, trait_score=None) for row in lab.trait("source").read_responses("neg")]
+    other = [dataclasses.replace(row, trait_score=None) for row in read_responses(lab.trait("source"), "neg")]
     folder = write_trait(lab, "alpha", rows={**unscored, "neg": other})
     run(lab, "alpha", methods=("mean_diff",), layers=(2,))
     metadata = read_vector(folder, "mean_diff", 2).metadata
@@ -294,8 +295,8 @@ def test_missing_activations_name_the_command_that_makes_them(lab):
 
 def test_activations_of_responses_that_have_changed_are_refused(lab):
     folder = write_trait(lab, "alpha")
-    rows = folder.read_responses("pos")
-    folder.write_responses("pos", [dataclasses.replace(rows[0], response="edited"), *rows[1:]])
+    rows = read_responses(folder, "pos")
+    write_responses(folder, "pos", [dataclasses.replace(rows[0], response="edited"), *rows[1:]])
     with pytest.raises(UserError, match="has changed since its activations were captured"):
         run(lab, "alpha")
 
@@ -333,7 +334,7 @@ def test_whole_instruction_pairs_are_held_out_where_there_are_several(lab):
 def _with_instructions(lab, texts):
     """Rows whose instructions are these per side, each question answered under all of them."""
     source = write_trait(lab, "source", n_pairs=2)
-    numbered = {side: enumerate(source.read_responses(side)) for side in texts}
+    numbered = {side: enumerate(read_responses(source, side)) for side in texts}
     return {
         side: [dataclasses.replace(r, instruction=texts[side][i % len(texts[side])]) for i, r in numbered[side]]
         for side in texts
@@ -392,7 +393,7 @@ def test_pairs_are_those_of_the_experiment_whose_responses_were_read(lab, tmp_pa
     folder = write_trait(lab, "alpha", rows=rows)
     folder.definition_path.unlink()
     for side in ("pos", "neg", "neutral"):
-        source.write_responses(side, folder.read_responses(side))
+        write_responses(source, side, read_responses(folder, side))
     side_car = folder.activations_dir / "metadata.json"
     side_car.write_text(json.dumps({**json.loads(side_car.read_text()), "responses_from": "source"}))
     contrast = read_contrast(folder, None, 5, 0)
@@ -407,7 +408,7 @@ def test_pairs_are_those_of_the_experiment_whose_responses_were_read(lab, tmp_pa
 def _few_questions(lab, n):
     """Rows of every side whose questions are only ``n``."""
     source = write_trait(lab, "source")
-    rows = {side: source.read_responses(side) for side in ("pos", "neg", "neutral")}
+    rows = {side: read_responses(source, side) for side in ("pos", "neg", "neutral")}
     return {
         side: [dataclasses.replace(r, question=f"Question {i % n}?") for i, r in enumerate(responses)]
         for side, responses in rows.items()

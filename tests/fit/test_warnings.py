@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.fit.conftest import write_trait
 from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
+from utils.formats.response_files import read_responses
 
 
 def sweep_of(lab, trait="alpha", **settings):
@@ -43,7 +44,7 @@ def test_length_that_separates_as_well_is_said(lab, caplog):
 
 def test_an_instruction_that_leaks_into_the_words_is_caught(lab, caplog):
     source = write_trait(lab, "source")
-    leak = [dataclasses.replace(r, response=f"{r.response}, as instructed") for r in source.read_responses("pos")]
+    leak = [dataclasses.replace(r, response=f"{r.response}, as instructed") for r in read_responses(source, "pos")]
     write_trait(lab, "alpha", rows={"pos": leak}, strength=4.0)
     result = sweep_of(lab)
     assert control(result, "bag of words").auroc > 0.99

@@ -27,6 +27,7 @@ from utils.config import get_credential, load_credentials, server_host, without_
 from utils.errors import DamagedFileError, UserError
 from utils.experiment import Experiment
 from utils.formats.bundle import read_bundle, write_bundle
+from utils.formats.response_files import write_responses_metadata
 from utils.judge import JudgeError
 from utils.judges.anthropic import AnthropicEndpoint
 from utils.judges.openai import OpenAiEndpoint
@@ -361,7 +362,7 @@ def test_a_key_in_the_address_of_a_generation_server_is_not_recorded(canary, tmp
     recorded = fingerprint(definition, GenerationSettings(Sampling(4, 0.0, 1.0)), server.source())
     assert recorded["base_url"] == "https://host:8000/v1"
     begin_journal(folder, recorded, overwrite=False)
-    folder.write_responses_metadata({"generation": {**recorded, "base_url": server.base_url}})
+    write_responses_metadata(folder, {"generation": {**recorded, "base_url": server.base_url}})
     with pytest.raises(UserError, match="a server at https://host:8000/v1") as caught:
         _generated_by(folder)
     journal = folder.journal_path("generated.settings").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from tests.tiny_tokenizer import tiny_tokenizer
 from utils.errors import UserError
 from utils.experiment import Experiment
 from utils.formats.activation_files import read_activations
+from utils.formats.response_files import write_responses
 from utils.models import LoadedModel
 from utils.records import Response
 
@@ -29,9 +30,9 @@ def capture(tmp_path):
 
     def run(*pos, model=None, **settings):
         ordinary = Response("Why?", "", "Why?", "Because.", 10.0)
-        folder.write_responses("pos", list(pos) or [Response("Why?", "Be calm.", "Why?", "All is well.", 90.0)])
+        write_responses(folder, "pos", list(pos) or [Response("Why?", "Be calm.", "Why?", "All is well.", 90.0)])
         for side in ("neg", "neutral"):
-            folder.write_responses(side, [ordinary])
+            write_responses(folder, side, [ordinary])
         model = model or loaded()
         capture_activations(folder, folder, model, CaptureSettings(**settings), Process(device="cpu"))
         return read_activations(folder).info

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.hardening.faulty_lab import files
 from tests.stages.conftest import ROOT, script
 from utils.formats.activation_files import read_activations
+from utils.formats.response_files import read_responses_metadata
 
 STAGE_1, STAGE_2 = "1_generate_responses.py", "2_extract_activations.py"
 
@@ -38,7 +39,7 @@ def test_stage_1_writes_every_question_under_every_instruction_and_the_neutral_o
     neutral = pd.read_csv(lab.trait("alpha").responses_path("neutral"), keep_default_na=False)
     assert neutral["instruction"].tolist() == [""] * 4
     assert set(pos["trait_score"]) == {""}  # judged by none: unknown, not zero
-    metadata = lab.trait("alpha").read_responses_metadata()
+    metadata = read_responses_metadata(lab.trait("alpha"))
     assert metadata["generation"]["sampling"] == {"max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0}
     assert not lab.trait("beta").responses_path("pos").exists()
     assert list(lab.root.rglob("*.partial*")) == []

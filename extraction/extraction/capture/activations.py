@@ -33,12 +33,13 @@ from extraction.cli import progress_bar
 from extraction.distributed import Process
 from traitlens.layers import LAYER_CONVENTION, hook_point, n_layers
 from utils.errors import UserError
-from utils.experiment import TraitFolder, responses_fingerprint
-from utils.formats.row_file import RowWriter, StoredDtype
+from utils.experiment import TraitFolder
+from utils.formats.activation_files import RowWriter
+from utils.formats.response_files import responses_fingerprint
 from utils.models.generation import halving_on_out_of_memory
 from utils.models.load import LoadedModel
 from utils.prompts import template_hash
-from utils.records import POLARITIES, ActivationsInfo, Context, Polarity
+from utils.records import POLARITIES, ActivationsInfo, Context, Polarity, StoredDtype
 from utils.versions import package_versions
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _describe(
         dtype=settings.store_dtype or "",
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
-        responses_from=source.experiment,
+        responses_from=source.experiment.name,
         rows={polarity: [i for i, _ in kept[polarity]] for polarity in POLARITIES},
         texts_sha256={polarity: responses_fingerprint([r for _, r in kept[polarity]]) for polarity in POLARITIES},
         n_response_tokens={

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from utils.errors import UserError
 from utils.experiment import TraitFolder
-from utils.formats.activation_files import spread_evenly
+from utils.formats.response_files import read_responses
 from utils.models.load import LoadedModel
 from utils.prompts import encode_prompt, encode_response, format_prompt
 from utils.records import POLARITIES, Context, Polarity, Response
@@ -44,7 +44,7 @@ def responses_to_read(
     Raises:
         UserError: none is left, of a side that vectors need.
     """
-    responses = source.read_responses(polarity)
+    responses = read_responses(source, polarity)
     rows = [(i, r) for i, r in enumerate(responses) if encode_response(loaded.tokenizer, r.response)]
     if empty := len(responses) - len(rows):
         logger.warning(
@@ -122,3 +122,14 @@ def token_budget_batches(examples: Sequence[Example], batch_tokens: int, batch_s
         else:
             batches.append([example])
     return batches
+
+
+def spread_evenly(total: int, wanted: int) -> list[int]:
+    """At most ``wanted`` indices, evenly spread over ``range(total)``.
+
+    >>> spread_evenly(10, 4), spread_evenly(2, 4)
+    ([0, 2, 5, 7], [0, 1])
+    """
+    if total <= wanted:
+        return list(range(total))
+    return [i * total // wanted for i in range(wanted)]

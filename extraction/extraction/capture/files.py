@@ -12,10 +12,15 @@ from typing import Any, get_args
 from extraction.distributed import Process
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.experiment import TraitFolder
-from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
+from utils.formats.activation_files import (
+    RowWriter,
+    activations_path,
+    is_laid_out,
+    read_activations_info,
+    write_activations_info,
+)
 from utils.formats.journal import Journal
-from utils.formats.row_file import RowWriter, StoredDtype, is_laid_out
-from utils.records import POLARITIES, ActivationsInfo
+from utils.records import POLARITIES, ActivationsInfo, StoredDtype
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +98,7 @@ def _goes_on(folder: TraitFolder, info: ActivationsInfo, begun: Mapping[str, Any
         return False
     # A file that is gone or cut would be made anew, empty, while the journal says that its rows are there.
     stored: StoredDtype = begun["dtype"]
-    whole = (is_laid_out(path, TENSOR, shape, stored) for path, shape in _files(folder, info).values())
+    whole = (is_laid_out(path, shape, stored) for path, shape in _files(folder, info).values())
     return _stored_as_asked(info, stored) and all(whole)
 
 
@@ -123,4 +128,4 @@ def _files(folder: TraitFolder, info: ActivationsInfo) -> dict[str, tuple[Path, 
 
 def _writers(folder: TraitFolder, info: ActivationsInfo, journal: Journal) -> dict[str, RowWriter]:
     dtype = (journal.settings() or {})["dtype"]
-    return {part: RowWriter(path, TENSOR, shape, dtype) for part, (path, shape) in _files(folder, info).items()}
+    return {part: RowWriter(path, shape, dtype) for part, (path, shape) in _files(folder, info).items()}

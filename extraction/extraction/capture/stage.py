@@ -13,6 +13,7 @@ from extraction.distributed import held_by_main, this_process
 from utils.config import without_keys
 from utils.errors import UserError
 from utils.experiment import RESPONSES, Experiment, TraitFolder
+from utils.formats.response_files import check_responses_are_whole, read_responses_metadata
 from utils.models.load import LoadedModel, load_model, model_of_experiment
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def run(settings: Settings) -> None:
     def capture(i: int) -> None:
         source, folder = sources[i], experiment.trait(sources[i].trait)
         with held_by_main(folder, process):  # from here on the responses and the model that made them stay as they are
-            source.check_responses_are_whole()
+            check_responses_are_whole(source)
             name, made_with = settings.model, None
             if name is None and origin == experiment:
                 name, made_with = _made_by(source)
@@ -74,7 +75,7 @@ def run(settings: Settings) -> None:
 
 def _made_by(source: TraitFolder) -> tuple[str | None, str | None]:
     """The model that made the responses and its revision, each None where it is not recorded."""
-    generation = source.read_responses_metadata().get("generation")
+    generation = read_responses_metadata(source).get("generation")
     if not isinstance(generation, dict):
         return None, None
     if generation.get("base_url"):

@@ -130,7 +130,7 @@ def _of_other_program(folder: TraitFolder, path: Path, form: Form, model: str | 
     control = read_control_vector(path) if form == "gguf" else None
     if control is not None and control.sidecars:
         return _of_our_control_vector(control, path, folder.trait, model)
-    name = model or model_of_experiment(folder.experiment)
+    name = model or model_of_experiment(folder.experiment.name)
     n_layers, hidden_size = _sizes(name)
     directions = control.directions if control else read_steering_vector(path, n_layers - 1)
     for layer, vector in directions.items():
@@ -141,7 +141,7 @@ def _of_other_program(folder: TraitFolder, path: Path, form: Form, model: str | 
             )
     contrast = _contrast(folder, name)
     shared = {
-        "trait": folder.trait, "experiment": folder.experiment, "method": method, "best": False, "model": name,
+        "trait": folder.trait, "experiment": folder.experiment.name, "method": method, "best": False, "model": name,
         "revision": None, "n_layers": n_layers, "hidden_size": hidden_size, "layer_convention": LAYER_CONVENTION,
         "imported": {"file": path.name, "form": form, "model_hint": control.model_hint if control else None},
         "versions": package_versions(),

@@ -58,7 +58,7 @@ def write_card(folder: TraitFolder, contrast: Contrast, result: Sweep, settings:
         result: what was measured.
         settings: what the page lists as settings.
     """
-    title = f"{folder.trait} ({folder.experiment})"
+    title = f"{folder.trait} ({folder.experiment.name})"
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p>{_text(verdict(folder.trait, result))}</p>",

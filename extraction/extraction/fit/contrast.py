@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from traitlens.validation.folds import Folds, make_folds
 from utils.errors import DefinitionError, MissingInputError, UserError
 from utils.experiment import TraitFolder
-from utils.formats.activation_files import ActivationsFile, definition_behind, read_activations
+from utils.formats.activation_files import Activations, read_activations
+from utils.formats.definition import definition_behind
+from utils.formats.response_files import read_responses_metadata
 from utils.records import DEFAULT_THRESHOLD, InstructionPair, Polarity, Response
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Contrast:
         folds: what is held out together, positive examples first.
     """
 
-    file: ActivationsFile
+    file: Activations
     rows: dict[Polarity, list[int]]
     counts: dict[Polarity, dict[str, int]]
     threshold: float | None
@@ -103,7 +105,7 @@ def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, se
 def _threshold_of(folder: TraitFolder, threshold: float | None) -> float:
     if threshold is not None:
         return threshold
-    recorded = folder.read_responses_metadata().get("threshold")
+    recorded = read_responses_metadata(folder).get("threshold")
     return float(recorded) if isinstance(recorded, int | float) else DEFAULT_THRESHOLD
 
 
@@ -122,7 +124,7 @@ def _check_not_empty(folder: TraitFolder, counts: dict[Polarity, dict[str, int]]
     )
 
 
-def _folds(file: ActivationsFile, rows: dict[Polarity, list[int]], n_folds: int, seed: int) -> Folds:
+def _folds(file: Activations, rows: dict[Polarity, list[int]], n_folds: int, seed: int) -> Folds:
     trait = file.folder.trait
     units = _instruction_units(file)
     questions = [file.responses[side][i].question for side in SIDES for i in rows[side]]
@@ -135,7 +137,7 @@ def _folds(file: ActivationsFile, rows: dict[Polarity, list[int]], n_folds: int,
     return make_folds(questions, instructions, n_folds, seed)
 
 
-def _instruction_units(file: ActivationsFile) -> dict[Polarity, list[int]]:
+def _instruction_units(file: Activations) -> dict[Polarity, list[int]]:
     """What is held out together with each response, per side: its instruction pair and those that share a text with it.
 
     Texts that the definition lacks are paired in order of appearance, or are one unit where the sides' numbers differ.

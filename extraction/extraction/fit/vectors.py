@@ -151,7 +151,7 @@ def _shared_metadata(folder: TraitFolder, contrast: Contrast, result: Sweep, set
     info, choice = contrast.file.info, result.choice
     return {
         "trait": folder.trait,
-        "experiment": folder.experiment,
+        "experiment": folder.experiment.name,
         "model": info.model,
         "revision": info.revision,
         "n_layers": info.n_layers,

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from extraction.capture.examples import spread_evenly
 from extraction.judging.scoring import JudgeSettings, resolve_judge
 from extraction.steering.bench import Bench, Series
 from extraction.steering.report import draw, verdict, warnings_about
 from utils.errors import UserError
 from utils.experiment import Experiment, TraitFolder
-from utils.formats.activation_files import definition_behind, spread_evenly
 from utils.formats.bundle import check_model, load_model_for
+from utils.formats.definition import definition_behind
 from utils.formats.files import check_output, write_json
 from utils.judge import Judge
 from utils.models.generation import Sampling
