@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from extraction.capture.stage import model_behind
 from extraction.distributed import Process
 from extraction.exchange.importing import _sizes, import_into
 from extraction.fit.card import _response_table, _table
 from extraction.generate.responses import Ask, GenerationSettings, begin_journal, fingerprint
 from extraction.generate.serving import Server, _ask_all
 from extraction.report import write_report
-from extraction.stages import _generated_by
 
 from utils.config import get_credential, load_credentials, server_host, without_keys
 from utils.errors import DamagedFileError, UserError
@@ -364,7 +364,7 @@ def test_a_key_in_the_address_of_a_generation_server_is_not_recorded(canary, tmp
     begin_journal(folder, recorded, overwrite=False)
     write_responses_metadata(folder, {"generation": {**recorded, "base_url": server.base_url}})
     with pytest.raises(UserError, match="a server at https://host:8000/v1") as caught:
-        _generated_by(folder)
+        model_behind(folder)
     journal = folder.journal_path("generated.settings").read_text(encoding="utf-8")
     assert "host:8000" in journal
     assert canary not in journal + told(caught.value)

@@ -3,7 +3,8 @@ import subprocess
 import sys
 
 import pytest
-from extraction.check_model import check_loaded, check_model
+from extraction.capture.checks import check_loaded
+from extraction.check_model import check_model
 
 from tests.conftest import ARCHITECTURES, small_model
 from tests.tiny_tokenizer import CHAT, tiny_tokenizer

@@ -46,10 +46,3 @@ def read_batch(batch: Sequence[Example], loaded: LoadedModel, layers: Sequence[i
     ids, mask = input_ids.to(loaded.device), attention_mask.to(loaded.device)
     states = read_layers(loaded.model, ids, mask, layers, reduce)
     return States(states[: len(batch)], states[len(batch) :])
-
-
-def rounding(loaded: LoadedModel) -> float:
-    """Largest relative difference that rounding explains: other batches and paddings take other kernels."""
-    import torch
-
-    return 2e-4 if loaded.model.dtype == torch.float32 else 0.1

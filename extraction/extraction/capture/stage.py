@@ -63,7 +63,7 @@ def run(settings: Settings) -> None:
             check_responses_are_whole(source)
             name, made_with = settings.model, None
             if name is None and origin == experiment:
-                name, made_with = _made_by(source)
+                name, made_with = model_behind(source)
             loaded = load(name, settings.revision or made_with)
             capture_activations(folder, source, loaded, settings.capture, process)
 
@@ -73,7 +73,7 @@ def run(settings: Settings) -> None:
         logger.info("activations: %s", places)
 
 
-def _made_by(source: TraitFolder) -> tuple[str | None, str | None]:
+def model_behind(source: TraitFolder) -> tuple[str | None, str | None]:
     """The model that made the responses and its revision, each None where it is not recorded."""
     generation = read_responses_metadata(source).get("generation")
     if not isinstance(generation, dict):
