@@ -100,6 +100,7 @@ class _Record(logging.LogRecord):
     """A record whose words cannot command the terminal."""
 
     def getMessage(self) -> str:  # noqa: N802 - logging's name
+        """The message, in which what would command the terminal is replaced."""
         return without_controls(super().getMessage())
 
 

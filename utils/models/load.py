@@ -6,7 +6,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from utils.config import get_credential
 from utils.errors import UserError
@@ -15,6 +15,7 @@ from utils.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ class LoadedModel:
         revision: the Hub commit, None for a folder.
     """
 
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     name: str
     path: str
     revision: str | None
