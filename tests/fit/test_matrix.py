@@ -19,7 +19,7 @@ from tests.fit.conftest import write_trait
 from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
 from utils.errors import UserError
 from utils.formats.bundle import write_bundle
-from utils.vectors import read_vector
+from utils.formats.vector_files import read_vector
 
 SETTINGS = FitSettings(methods=("mean_diff",), layers=(2,))
 
@@ -200,7 +200,7 @@ def test_an_import_over_the_best_vector_makes_the_matrix_again_and_another_impor
     before = float(table(lab)["alpha"]["auroc_beta"]), lab.matrix_path.stat().st_mtime_ns
     write_bundle(
         tmp_path / "other.safetensors",
-        [dataclasses.replace(best, method="imported", metadata={**best.metadata, "method": "imported", "best": False})],
+        [dataclasses.replace(best, metadata=dataclasses.replace(best.metadata, method="imported", best=False))],
     )
     import_into(lab.name, "alpha", str(tmp_path / "other.safetensors"), experiments_dir=lab.experiments_dir)
     assert lab.matrix_path.stat().st_mtime_ns == before[1]
@@ -216,7 +216,10 @@ def test_an_imported_vectors_own_figure_is_unknown_and_the_others_is_compared_al
     write_trait(lab, "beta", seed=2, strength=6.0)
     run(lab)
     best = read_vector(alpha, "mean_diff", 2)
-    write_bundle(tmp_path / "a.safetensors", [dataclasses.replace(best, metadata={**best.metadata, "choice": None})])
+    write_bundle(
+        tmp_path / "a.safetensors",
+        [dataclasses.replace(best, metadata=dataclasses.replace(best.metadata, choice=None))],
+    )
     caplog.clear()
     import_into(lab.name, "alpha", str(tmp_path / "a.safetensors"), overwrite=True, experiments_dir=lab.experiments_dir)
     told = [line for line in caplog.messages if "vector reads" in line]

@@ -15,7 +15,8 @@ from utils.errors import DamagedFileError, UserError
 from utils.formats.files import append_jsonl, read_jsonl, write_json
 from utils.records import Response
 from utils.experiment import Experiment
-from utils.vectors import load_vector, read_vector, sidecar_path, summary_path, vector_path
+from utils.formats.vector_files import read_vector, sidecar_path, summary_path, vector_path
+from utils.vectors import load_vector
 
 # Every file that a stage reads: its path below the trait, and the stages that meet it.
 READ = {

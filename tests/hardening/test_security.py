@@ -33,7 +33,8 @@ from utils.models import load_model
 from utils.formats.bundle import read_bundle, write_bundle
 from utils.records import InstructionPair, Response, TraitDefinition
 from utils.experiment import Experiment
-from utils.vectors import trait_vector
+from utils.formats.vector_metadata import VectorMetadata
+from utils.records import TraitVector
 
 from .inputs import saved
 from .loopback import serving
@@ -239,7 +240,7 @@ def test_every_command_refuses_a_name_that_climbs_out_in_one_line(command, tmp_p
 
 @pytest.mark.parametrize("method", ["../../../out", "/tmp/out", "a/b", "", "x" * 5000])
 def test_a_bundle_cannot_write_outside_of_the_trait_by_its_metadata(method, tmp_path):
-    vector = trait_vector(torch.ones(3), METADATA)
+    vector = TraitVector(torch.ones(3), VectorMetadata.from_json(METADATA))
     write_bundle(tmp_path / "calm.safetensors", [vector])
     path = tmp_path / "calm.safetensors"
     from safetensors.torch import load, save

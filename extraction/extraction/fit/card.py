@@ -5,22 +5,25 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from extraction.fit.charts import auroc_by_layer, score_histograms
 from extraction.fit.contrast import Contrast
 from extraction.fit.sweep import Measured, Sweep, verdict, warnings_about
 from traitlens.compute import projection
+from traitlens.validation.evaluation import Interval
 from utils.formats.files import write_text
 from utils.records import Response
 from utils.experiment import TraitFolder
-from utils.vectors import card_path
+from utils.formats.vector_files import card_path
+from utils.formats.vector_metadata import VectorMetadata
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _SHOWN_RESPONSES = 6
 _SHOWN_CHARACTERS = 400
+_SETTINGS = ("model", "context", "pooling", "counts", "threshold", "held_out", "seed", "responses_from", "versions")
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -49,16 +52,17 @@ td.text {{ white-space: pre-wrap; overflow-wrap: anywhere; min-width: 16rem }}
 """
 
 
-def write_card(folder: TraitFolder, contrast: Contrast, result: Sweep, settings: Mapping[str, Any]) -> None:
+def write_card(folder: TraitFolder, contrast: Contrast, result: Sweep, metadata: VectorMetadata) -> None:
     """Write the trait's card beside its vectors.
 
     Args:
         folder: the trait.
         contrast: the examples.
         result: what was measured.
-        settings: what the page lists as settings.
+        metadata: of any of the vectors; what they share is listed as settings.
     """
     title = f"{folder.trait} ({folder.experiment})"
+    described = metadata.to_json()
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p>{_text(verdict(folder.trait, result))}</p>",
@@ -66,7 +70,7 @@ def write_card(folder: TraitFolder, contrast: Contrast, result: Sweep, settings:
         *_figures(contrast, result),
         *_responses(contrast, result.best.held_out),
         "<h2>Settings</h2>",
-        _table(("setting", "value"), [(name, _value(value)) for name, value in settings.items()]),
+        _table(("setting", "value"), [(name, _value(described[name])) for name in _SETTINGS]),
     ]
     write_text(card_path(folder), _PAGE.format(title=_text(title), body="\n".join(parts)))
 
@@ -102,7 +106,7 @@ def _controls_table(result: Sweep) -> str:
     return _table(("what reads", "AUROC", "the vector's lead over it"), rows, numbers=(1, 2))
 
 
-def _signed(interval: Any) -> str:
+def _signed(interval: Interval) -> str:
     return f"{interval.value:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})".replace("-0.00", "+0.00")
 
 
@@ -191,7 +195,7 @@ def _class(right: bool) -> str:
     return ' class="number"' if right else ""
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_value(inner)}" for name, inner in value.items())
     return "none" if value is None else str(value)

@@ -13,10 +13,10 @@ from extraction.fit.contrast import Contrast, read_contrast
 from traitlens.compute import cosine_similarity, projection
 from traitlens.validation.evaluation import auroc
 from utils.formats.files import remove_leftovers_of, replacing
-from utils.models.load import same_model
+from utils.models.compatibility import same_model
 from utils.records import TraitVector
 from utils.experiment import ACTIVATIONS, SUMMARY, Experiment, TraitFolder
-from utils.vectors import ranked_places, read_vector, vector_path
+from utils.formats.vector_files import ranked_places, read_vector, vector_path
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def _best_vector(folder: TraitFolder) -> TraitVector:
 
 
 def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> Matrix:
-    contrasts = [read_contrast(f, v.metadata.get("threshold"), 2, 0) for f, v in zip(folders, vectors, strict=True)]
+    contrasts = [read_contrast(f, v.metadata.threshold, 2, 0) for f, v in zip(folders, vectors, strict=True)]
     aurocs = [[_auroc(vector, contrast) for contrast in contrasts] for vector in vectors]
     cosines = [[_cosine(vector, folder) for folder in folders] for vector in vectors]
     return Matrix([f.trait for f in folders], list(vectors), aurocs, cosines)
@@ -117,8 +117,8 @@ def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> 
 
 def _auroc(vector: TraitVector, contrast: Contrast) -> float:
     if vector.trait == contrast.trait:
-        own = (vector.metadata.get("choice") or {}).get("auroc")  # an imported vector was not chosen
-        return own["value"] if own else math.nan
+        own = vector.metadata.choice.auroc if vector.metadata.choice else None  # an imported vector was not chosen
+        return own.value if own else math.nan
     if vector.layer not in contrast.file.info.layers:
         return math.nan
     import torch

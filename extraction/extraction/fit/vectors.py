@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from extraction.fit.card import write_card
 from extraction.cli import check_range, for_each_trait, progress_bar
@@ -16,9 +15,20 @@ from extraction.fit.matrix import matrix_is_due, write_matrix
 from extraction.fit.sweep import Measured, Sweep, sweep, verdict, warnings_about
 from traitlens.methods import METHODS, ExtractionMethod, get_method
 from utils.errors import UserError
-from utils.records import ActivationsInfo
 from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
-from utils.vectors import available_vectors, summary_path, write_summary, write_vector
+from utils.formats.json_records import recorded
+from utils.formats.vector_files import available_vectors, summary_path, write_summary, write_vector
+from utils.formats.vector_metadata import (
+    CalibrationRecord,
+    ChoiceRecord,
+    ControlRecord,
+    FitRecord,
+    IntervalRecord,
+    MetricsRecord,
+    NeutralRecord,
+    SummaryRow,
+    VectorMetadata,
+)
 from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -115,29 +125,23 @@ def _method(name: str, seed: int) -> ExtractionMethod:
 
 def _log_counts(contrast: Contrast) -> None:
     for side, count in contrast.counts.items():
-        if count["used"] < count["read"]:
+        if count.used != count.read:
             logger.info(
-                "%s: %d of %d %s responses are used (%d dropped at threshold %g, %d unscored)",
-                contrast.trait, count["used"], count["read"], side, count["dropped"], contrast.threshold,
-                count["unscored"],
+                "%s: %s of %s %s responses are used (%s dropped at threshold %g, %s unscored)",
+                contrast.trait, count.used, count.read, side, count.dropped, contrast.threshold, count.unscored,
             )  # fmt: skip
 
 
 def _write(
     folder: TraitFolder, contrast: Contrast, methods: Sequence[ExtractionMethod], result: Sweep, settings: FitSettings
 ) -> None:
-    shared = _shared_metadata(folder, contrast, result, settings)
-    hyper_parameters = {method.name: vars(method) for method in methods}
-    rows = []
-    for measured in result.vectors:
-        own = _own_metadata(measured, contrast.file.info, measured is result.best)
-        write_vector(folder, measured.vector, {**own, "hyper_parameters": hyper_parameters[measured.method], **shared})
-        rows.append(_summary_row(measured, measured is result.best, result))
-    rows.sort(key=lambda row: (not row["best"], -(row["auroc"] if row["auroc"] is not None else -1)))
-    write_summary(folder, rows)
-    told = ("model", "context", "pooling", "counts", "threshold", "held_out", "seed", "responses_from", "versions")
-    write_card(folder, contrast, result, {name: shared[name] for name in told})
-    earlier = len(available_vectors(folder)) - len(rows)
+    parameters = {method.name: vars(method) for method in methods}
+    described = [_metadata(m, parameters[m.method], folder, contrast, result, settings) for m in result.vectors]
+    for measured, metadata in zip(result.vectors, described, strict=True):
+        write_vector(folder, measured.vector, metadata)
+    write_summary(folder, [SummaryRow.of(metadata, best=bool(metadata.best)) for metadata in described])
+    write_card(folder, contrast, result, described[0])
+    earlier = len(available_vectors(folder)) - len(described)
     if earlier:
         logger.info(
             "%s: %d vectors of earlier runs stay beside these; %s lists this run",
@@ -147,86 +151,64 @@ def _write(
         )
 
 
-def _shared_metadata(folder: TraitFolder, contrast: Contrast, result: Sweep, settings: FitSettings) -> dict[str, Any]:
-    info, choice = contrast.file.info, result.choice
-    return {
-        "trait": folder.trait,
-        "experiment": folder.experiment,
-        "model": info.model,
-        "revision": info.revision,
-        "n_layers": info.n_layers,
-        "hidden_size": info.hidden_size,
-        "layer_convention": info.layer_convention,
-        "context": info.context,
-        "pooling": info.pooling,
-        "template_hash": info.template_hash,
-        "responses_from": info.responses_from,
-        "texts_sha256": info.texts_sha256,
-        "counts": contrast.counts,
-        "threshold": contrast.threshold,
-        "held_out": contrast.folds.describe(),
-        "seed": settings.seed,
-        "controls": {
-            **{
-                control.name: {"auroc": control.auroc, "advantage": asdict(control.advantage)}
-                for control in result.controls
-            },
-            "shuffled labels": asdict(result.shuffled) if result.shuffled else None,
-            "random direction": asdict(result.random) if result.random else None,
-        },
-        "choice": {
-            "method": choice.method,
-            "layer": choice.layer,
-            "auroc": asdict(result.nested) if result.nested else None,
-            "chosen_without_each_cell": sorted(
-                {f"{method} layer {layer}" for method, layer in choice.by_cell.values()}
-            ),
-            "warnings": warnings_about(result),
-        },
-        "versions": package_versions(),
+def _metadata(
+    measured: Measured,
+    hyper_parameters: Mapping[str, object],
+    folder: TraitFolder,
+    contrast: Contrast,
+    result: Sweep,
+    settings: FitSettings,
+) -> VectorMetadata:
+    info = contrast.file.info
+    return VectorMetadata(
+        method=measured.method,
+        layer=measured.layer,
+        best=measured is result.best,
+        hook_point=info.hook_points[str(measured.layer)],
+        norm=float(measured.vector.norm()),
+        baseline=measured.baseline,
+        neutral=recorded(NeutralRecord, measured.neutral),
+        metrics=recorded(MetricsRecord, measured.metrics),
+        calibration=recorded(CalibrationRecord, measured.calibration),
+        fit=FitRecord.from_json(measured.extras),
+        hyper_parameters=hyper_parameters,
+        trait=folder.trait,
+        experiment=folder.experiment,
+        model=info.model,
+        revision=info.revision,
+        n_layers=info.n_layers,
+        hidden_size=info.hidden_size,
+        layer_convention=info.layer_convention,
+        context=info.context,
+        pooling=info.pooling,
+        template_hash=info.template_hash,
+        responses_from=info.responses_from,
+        texts_sha256=info.texts_sha256,
+        counts=dict(contrast.counts),
+        threshold=contrast.threshold,
+        held_out=contrast.folds.describe(),
+        seed=settings.seed,
+        controls=_controls(result),
+        choice=_choice(result),
+        versions=package_versions(),
+    )
+
+
+def _controls(result: Sweep) -> dict[str, ControlRecord | None]:
+    features = {
+        control.name: ControlRecord(control.auroc, recorded(IntervalRecord, control.advantage))
+        for control in result.controls
     }
+    chance = {"shuffled labels": result.shuffled, "random direction": result.random}
+    return {**features, **{name: recorded(ControlRecord, tried) for name, tried in chance.items()}}
 
 
-def _own_metadata(measured: Measured, info: ActivationsInfo, best: bool) -> dict[str, Any]:
-    return {
-        "method": measured.method,
-        "layer": measured.layer,
-        "best": best,
-        "hook_point": info.hook_points[str(measured.layer)],
-        "norm": float(measured.vector.norm()),
-        "baseline": measured.baseline,
-        "neutral": asdict(measured.neutral) if measured.neutral else None,
-        "metrics": asdict(measured.metrics) if measured.metrics else None,
-        "calibration": asdict(measured.calibration) if measured.calibration else None,
-        "fit": measured.extras,
-    }
-
-
-def _summary_row(measured: Measured, best: bool, result: Sweep) -> dict[str, Any]:
-    metrics, neutral = measured.metrics, measured.neutral
-    strongest = result.strongest_control
-    return {
-        "method": measured.method,
-        "layer": measured.layer,
-        "best": best,
-        "auroc": metrics.auroc.value if metrics else None,
-        "auroc_low": metrics.auroc.low if metrics else None,
-        "auroc_high": metrics.auroc.high if metrics else None,
-        "auroc_nested": result.nested.value if best and result.nested else None,
-        "accuracy": metrics.accuracy if metrics else None,
-        "cohens_d": metrics.cohens_d if metrics else None,
-        "recall_at_1_fpr": metrics.recall_at_1_fpr if metrics else None,
-        "brier": measured.calibration.brier if measured.calibration else None,
-        "norm": float(measured.vector.norm()),
-        "baseline": measured.baseline,
-        "neutral_mean": neutral.mean if neutral else None,
-        "neutral_std": neutral.std if neutral else None,
-        "fpr_1": neutral.fpr_1 if neutral else None,
-        "fpr_5": neutral.fpr_5 if neutral else None,
-        "train_acc": measured.extras.get("train_acc"),
-        "converged": measured.extras.get("converged"),
-        "best_control": strongest.name if strongest else None,
-        "best_control_auroc": strongest.auroc if strongest else None,
-        "n_pos": metrics.n_pos if metrics else None,
-        "n_neg": metrics.n_neg if metrics else None,
-    }
+def _choice(result: Sweep) -> ChoiceRecord:
+    choice = result.choice
+    return ChoiceRecord(
+        method=choice.method,
+        layer=choice.layer,
+        auroc=recorded(IntervalRecord, result.nested),
+        chosen_without_each_cell=tuple(sorted({f"{m} layer {layer}" for m, layer in choice.by_cell.values()})),
+        warnings=tuple(warnings_about(result)),
+    )
