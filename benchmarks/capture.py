@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from extraction.cli import run_command
 from extraction.capture.examples import Example
 from extraction.capture.reading import Batch, Reader, plan_batches
+from extraction.cli import run_command
 
 from traitlens import n_layers
+from utils.experiment import Experiment
 from utils.models import EMBEDDED_MODEL, LoadedModel, load_model
 from utils.prompts import encode_prompt, encode_response, format_prompt
-from utils.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 

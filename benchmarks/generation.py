@@ -14,10 +14,10 @@ from extraction.cli import run_command
 from extraction.generate.responses import GenerationSettings, plan
 
 from benchmarks.capture import report, timed
-from utils.models.generation import Sampling, generate_batch, left_padded
-from utils.models import EMBEDDED_MODEL, load_model
-from utils.prompts import encode_prompt, format_prompt
 from utils.experiment import Experiment
+from utils.models import EMBEDDED_MODEL, load_model
+from utils.models.generation import Sampling, generate_batch, left_padded
+from utils.prompts import encode_prompt, format_prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 

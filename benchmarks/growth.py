@@ -48,9 +48,9 @@ def capture(n: int) -> None:
 
     from tests.conftest import small_model
     from tests.tiny_tokenizer import tiny_tokenizer
+    from utils.experiment import Experiment
     from utils.models import LoadedModel
     from utils.records import Response
-    from utils.experiment import Experiment
 
     loaded = LoadedModel(small_model("llama"), tiny_tokenizer(), "tiny", "tiny", None)
     with tempfile.TemporaryDirectory() as directory:

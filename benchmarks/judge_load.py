@@ -78,8 +78,8 @@ def allow_open_files():
 
 def make_trait(folder, responses):
     """A trait whose responses carry their numbers, and its definition."""
-    from utils.records import InstructionPair, Response, TraitDefinition
     from utils.experiment import Experiment
+    from utils.records import InstructionPair, Response, TraitDefinition
 
     trait = Experiment(folder, "load").trait("load")
     half = responses // 2

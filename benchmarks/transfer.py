@@ -12,10 +12,10 @@ import functools
 from pathlib import Path
 
 import torch
-from extraction.cli import run_command
 from extraction.capture.examples import Example
-from extraction.judge_gold import read_gold_set
 from extraction.capture.reading import read_batch
+from extraction.cli import run_command
+from extraction.judge_gold import read_gold_set
 
 from traitlens import projection
 from traitlens.validation.evaluation import auroc_interval

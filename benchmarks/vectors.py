@@ -20,9 +20,9 @@ from threadpoolctl import threadpool_limits
 
 from traitlens import METHODS, ContrastSpan, get_method
 from traitlens.layers import LAYER_CONVENTION
+from utils.experiment import Experiment, TraitFolder, responses_fingerprint
 from utils.formats.activation_files import TENSOR, activations_path, read_activations, write_activations_info
 from utils.records import ActivationsInfo, Polarity, Response
-from utils.experiment import Experiment, TraitFolder, responses_fingerprint
 
 SIDES: tuple[Polarity, ...] = ("pos", "neg", "neutral")
 

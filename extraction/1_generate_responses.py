@@ -63,8 +63,8 @@ def generate_responses(
         overwrite: begin anew, replacing responses that are there.
         experiments_dir: folder of the experiments.
     """
-    from extraction.judging.scoring import JudgeSettings
     from extraction.generate.responses import GenerationSettings
+    from extraction.judging.scoring import JudgeSettings
     from extraction.stages import run_stage_1
 
     from utils.models.generation import Sampling

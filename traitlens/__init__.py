@@ -1,7 +1,6 @@
 """Toolkit for extracting trait vectors from a model's activations and reading them token by token."""
 
 from traitlens.activations import ActivationCapture, mean_activations, mean_over_tokens, read_layers
-from traitlens.validation.calibration import Calibration, NeutralScale, calibrate, midpoint_baseline, neutral_scale
 from traitlens.compute import (
     compute_derivative,
     compute_second_derivative,
@@ -10,11 +9,7 @@ from traitlens.compute import (
     normalize_vectors,
     projection,
 )
-from traitlens.validation.controls import Chance, feature_control, random_directions, shuffled_labels
-from traitlens.validation.cross_validation import Choice, HeldOut, choose, cross_validate
 from traitlens.dynamics import Dynamics, analyze_dynamics
-from traitlens.validation.evaluation import Interval, Metrics, auroc, auroc_difference, auroc_interval, evaluate
-from traitlens.validation.folds import Folds, make_folds
 from traitlens.hooks import HookManager
 from traitlens.layers import LAYER_CONVENTION, find_blocks, hook_point, layer_path, middle_layer, n_layers
 from traitlens.methods import (
@@ -31,6 +26,11 @@ from traitlens.monitor import TraitMonitor
 from traitlens.segments import Segment, prompt_segments, response_segments
 from traitlens.span import ContrastSpan
 from traitlens.steering import DoseResponse, add_steering_hook, dose_response
+from traitlens.validation.calibration import Calibration, NeutralScale, calibrate, midpoint_baseline, neutral_scale
+from traitlens.validation.controls import Chance, feature_control, random_directions, shuffled_labels
+from traitlens.validation.cross_validation import Choice, HeldOut, choose, cross_validate
+from traitlens.validation.evaluation import Interval, Metrics, auroc, auroc_difference, auroc_interval, evaluate
+from traitlens.validation.folds import Folds, make_folds
 
 __all__ = [
     "LAYER_CONVENTION",

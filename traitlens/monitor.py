@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from traitlens.compute import fault_of_vector, normalize_vectors
 from traitlens._monitor.decoding import GenerateCall, has_cache, next_step, past_length, refusing, whole_sequence
-from traitlens.hooks import HookManager, LayerHook
 from traitlens._monitor.projector import Projector
 from traitlens._monitor.run import Run
+from traitlens.compute import fault_of_vector, normalize_vectors
+from traitlens.hooks import HookManager, LayerHook
 
 VectorAtLayer = tuple[Tensor, int]
 OnToken = Callable[[int, int, dict[str, Any]], object]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from traitlens.compute import fault_of_vector
-from traitlens.validation.evaluation import TAILS
 from traitlens.hooks import HookManager
+from traitlens.validation.evaluation import TAILS
 
 
 def add_steering_hook(hooks: HookManager, vector: Tensor, layer: int, coefficient: float = 1.0) -> None:

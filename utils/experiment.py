@@ -15,9 +15,9 @@ from typing import Any
 
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
 from utils.formats.files import locked, read_json, read_jsonl, remove_leftovers, sha256_of_texts, write_json
+from utils.formats.response_csv import read_responses_csv, write_responses_csv
 from utils.records import InstructionPair, Polarity, Response, TraitDefinition
 from utils.remedies import definition_remedy, stage_command
-from utils.formats.response_csv import read_responses_csv, write_responses_csv
 
 # The file of a trait that shows it has come so far, below its folder.
 DEFINITION = "trait_definition.json"

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.chat.http_client import library_of
 from utils.config import get_credential, load_credentials, without_keys
 from utils.errors import UserError
-from utils.chat.http_client import library_of
 
 logger = logging.getLogger(__name__)
 

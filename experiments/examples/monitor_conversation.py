@@ -56,12 +56,12 @@ def monitor_conversation(
 
     from extraction.monitoring.texts import choose_vectors, load_model_of, monitor_texts
 
-    from utils.formats.files import check_output
-    from utils.models.generation import Sampling, derived_seed
-    from utils.formats.results import as_json, write_results
     from utils.experiment import Experiment
-    from utils.terminal import without_controls
+    from utils.formats.files import check_output
+    from utils.formats.results import as_json, write_results
     from utils.formats.transcripts import Transcript
+    from utils.models.generation import Sampling, derived_seed
+    from utils.terminal import without_controls
 
     lab = Experiment(Path(experiments_dir), experiment)
     chosen = choose_vectors(lab, traits or [], layer, method)

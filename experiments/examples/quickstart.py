@@ -82,8 +82,8 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
 
 
 def _summarise(experiment: str, results: Path) -> None:
-    from utils.formats.files import read_json
     from utils.experiment import Experiment
+    from utils.formats.files import read_json
     from utils.formats.vector_files import read_summary
     from utils.vectors import load_vector
 

@@ -95,12 +95,12 @@ def run_dynamics(
     check_range("temperature", temperature, 0)
     check_range("top_p", top_p, 0, 1)
 
-    from extraction.monitoring.texts import choose_vectors, load_model_of
     from extraction.monitoring.run import RunSettings, find_texts, run_monitoring
+    from extraction.monitoring.texts import choose_vectors, load_model_of
 
     from utils.errors import UserError
-    from utils.models.generation import Sampling
     from utils.experiment import Experiment
+    from utils.models.generation import Sampling
 
     if smoothing % 2 == 0:
         raise UserError(f"--smoothing must be an odd number of tokens, got {smoothing}")

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from extraction.cli import check_range, run_command
 
 if TYPE_CHECKING:
-    from utils.models.generation import Sampling
-    from utils.models import LoadedModel
-    from utils.records import TraitVector
     from utils.formats.transcripts import Transcript
+    from utils.models import LoadedModel
+    from utils.models.generation import Sampling
+    from utils.records import TraitVector
 
 logger = logging.getLogger("traitlens")
 
@@ -96,13 +96,13 @@ def validate_commitment(
     check_range("temperature", temperature, 0.01)
     check_range("smoothing", smoothing, 1)
 
-    from extraction.monitoring.texts import choose_vectors, load_model_of
     from extraction.monitoring.run import find_texts
+    from extraction.monitoring.texts import choose_vectors, load_model_of
 
     from utils.errors import UserError
+    from utils.experiment import Experiment
     from utils.formats.files import check_output, write_json
     from utils.models.generation import Sampling
-    from utils.experiment import Experiment
 
     if smoothing % 2 == 0:
         raise UserError(f"--smoothing must be an odd number of tokens, got {smoothing}")

@@ -48,11 +48,11 @@ def judge_gold(
         output: also write the figures to this JSON file.
     """
     from extraction.judging.scoring import JudgeSettings, resolve_judge
-    from utils.models.embedded import EMBEDDED_MODEL
     from utils.errors import UserError
-    from utils.formats.files import check_output, write_json
-    from utils.models.load import load_model
     from utils.experiment import Experiment
+    from utils.formats.files import check_output, write_json
+    from utils.models.embedded import EMBEDDED_MODEL
+    from utils.models.load import load_model
 
     gold = read_gold_set()
     known = list(dict.fromkeys(pair["trait"] for pair in gold))

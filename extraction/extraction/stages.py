@@ -13,7 +13,6 @@ from typing import Any
 from extraction.capture.activations import CaptureSettings, capture_activations
 from extraction.cli import check_range, for_each_trait, progress_bar, trait_names
 from extraction.distributed import Process, this_process
-from extraction.judging.scoring import JudgeSettings, judge_trait, resolve_judge
 from extraction.generate.responses import (
     GenerationSettings,
     begin_journal,
@@ -26,13 +25,14 @@ from extraction.generate.responses import (
     write_generated,
 )
 from extraction.generate.serving import Server, generate_through_server
+from extraction.judging.scoring import JudgeSettings, judge_trait, resolve_judge
 from utils.config import without_keys
 from utils.errors import UserError
+from utils.experiment import DEFINITION, RESPONSES, Experiment, TraitFolder
+from utils.formats.row_file import StoredDtype
 from utils.models.load import LoadedModel, load_model, model_of_experiment
 from utils.records import POLARITIES, Context, TraitDefinition
 from utils.remedies import definition_remedy
-from utils.experiment import DEFINITION, RESPONSES, Experiment, TraitFolder
-from utils.formats.row_file import StoredDtype
 from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)

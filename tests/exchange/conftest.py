@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from utils.records import TraitVector
 from utils.experiment import Experiment
 from utils.formats.vector_files import read_vector, write_summary, write_vector
 from utils.formats.vector_metadata import SummaryRow, VectorMetadata
+from utils.records import TraitVector
 
 HIDDEN, N_LAYERS = 576, 31  # the embedded model's
 

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from extraction.exchange import importing
 from extraction.exchange.exporting import ExportSettings, export_traits
 from extraction.exchange.importing import import_into
 from huggingface_hub import ModelCard
 
-from extraction.exchange import importing
 from tests.exchange.conftest import random_vector, sidecar
 from tests.fit.conftest import write_trait
 from traitlens import projection
 from utils.errors import UserError
+from utils.experiment import Experiment
 from utils.formats.foreign_vectors import read_steering_vector
 from utils.formats.gguf_vectors import read_control_vector, write_control_vector
-from utils.experiment import Experiment
 from utils.formats.vector_files import (
     available_vectors,
     ranked_places,
@@ -202,8 +202,8 @@ def test_a_unit_vector_of_ours_regains_its_length_when_it_comes_back(root, tmp_p
 def test_an_imported_foreign_vector_gives_the_scores_of_projecting_by_hand(root, tmp_path, embedded):
     from extraction.monitoring.texts import choose_vectors, monitor_texts
 
-    from utils.models.generation import Sampling
     from utils.formats.transcripts import Transcript
+    from utils.models.generation import Sampling
 
     direction = random_vector(14, 3.0)
     torch.save({"layer_activations": {13: direction}, "layer_type": "decoder_block"}, tmp_path / "foreign.pt")

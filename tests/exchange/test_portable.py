@@ -10,10 +10,10 @@ from huggingface_hub import constants
 
 from tests.exchange.conftest import changed, random_vector, sidecar
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.hub import parse_hub_address
 from utils.formats.bundle import read_bundle, write_bundle
 from utils.formats.files import read_json, write_json
 from utils.formats.vector_files import read_vector, sidecar_path, write_vector
+from utils.hub import parse_hub_address
 from utils.models import LoadedModel, compatibility, same_model
 from utils.models.compatibility import check_model, load_model_for
 from utils.vectors import load_vector

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from utils.experiment import Experiment, responses_fingerprint
 from utils.formats.activation_files import TENSOR, activations_path, write_activations_info
 from utils.records import ActivationsInfo, Response
-from utils.experiment import Experiment, responses_fingerprint
 
 N_LAYERS, HIDDEN = 5, 24
 DEFINITION = {

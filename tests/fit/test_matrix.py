@@ -9,15 +9,15 @@ import time
 
 import pytest
 import torch
-from extraction.fit.charts import matrix_picture
 from extraction.exchange.importing import import_into
+from extraction.fit import matrix
+from extraction.fit.charts import matrix_picture
 from extraction.fit.vectors import FitSettings, extract_vectors
 from safetensors.torch import load_file, save_file
 
-from extraction.fit import matrix
 from tests.fit.conftest import write_trait
-from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
 from utils.errors import UserError
+from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
 from utils.formats.bundle import write_bundle
 from utils.formats.vector_files import read_vector
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from extraction.fit.contrast import read_contrast
-from extraction.monitoring.texts import choose_vectors
 from extraction.fit.vectors import FitSettings, extract_vectors
+from extraction.monitoring.texts import choose_vectors
 from safetensors.torch import load_file, save_file
 
 from tests.fit.conftest import DEFINITION, HIDDEN, N_LAYERS, write_trait
 from traitlens import METHODS, Calibration, GradientMethod, projection
+from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.experiment import Experiment
 from utils.formats.activation_files import (
     TENSOR,
     activations_path,
@@ -27,11 +29,9 @@ from utils.formats.activation_files import (
     read_activations_info,
     write_activations_info,
 )
-from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.experiment import Experiment
 from utils.formats.vector_files import read_summary, read_vector, write_summary, write_vector
-from utils.vectors import load_vector
 from utils.formats.vector_metadata import CountsRecord, SummaryRow, VectorMetadata
+from utils.vectors import load_vector
 
 SCRIPT = Path(__file__).resolve().parents[2] / "extraction" / "3_extract_vectors.py"
 
@@ -486,7 +486,7 @@ def test_no_vector_with_nan_or_infinity_reaches_a_file(lab, bad):
         {"trait": "alpha", "method": "probe", "layer": 2, "model": "m", "hidden_size": 2}
     )
     with pytest.raises(UserError, match="probe gave NaN or infinity for alpha at layer 2"):
-        write_vector(folder, torch.tensor([1.0, bad]), SummaryRow(method="probe", layer=2))
+        write_vector(folder, torch.tensor([1.0, bad]), metadata)
     assert not folder.vectors_dir.exists()
 
 

@@ -9,26 +9,26 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.judging.scoring import JudgeSettings, judge_trait
 from extraction.generate.responses import begin_journal, finished_rows
+from extraction.judging.scoring import JudgeSettings, judge_trait
 from safetensors.torch import save
 
 from extraction import report
-from utils.formats.activation_files import activations_path, read_activations, write_activations_info
 from utils.config import get_credential, load_credentials
 from utils.errors import UserError
+from utils.experiment import Experiment, responses_fingerprint
+from utils.formats.activation_files import activations_path, read_activations, write_activations_info
+from utils.formats.bundle import read_bundle
 from utils.formats.foreign_vectors import read_steering_vector
 from utils.formats.gguf_vectors import read_control_vector
-from utils.hub import parse_hub_address
-from utils.judges.reading import Verdict, fill_template, read_number, read_yes_no
-from utils.formats.bundle import read_bundle
-from utils.records import ActivationsInfo, Response
 from utils.formats.results import ResultsFile, read_results
-from utils.experiment import Experiment, responses_fingerprint
 from utils.formats.transcripts import prompts_of, read_prompts, read_texts
 from utils.formats.vector_files import read_summary, read_vector, sidecar_path, write_vector
-from utils.vectors import load_vector
 from utils.formats.vector_metadata import VectorMetadata
+from utils.hub import parse_hub_address
+from utils.judges.reading import Verdict, fill_template, read_number, read_yes_no
+from utils.records import ActivationsInfo, Response
+from utils.vectors import load_vector
 
 HIDDEN = 3
 METADATA = {

@@ -10,12 +10,12 @@ import pytest
 from extraction.capture.files import batches_done
 
 from tests.hardening.faulty_lab import arguments, files, finished_place, refused
-from utils.formats.activation_files import activations_path, read_activations
 from utils.errors import DamagedFileError, UserError
-from utils.formats.files import append_jsonl, read_jsonl, write_json
-from utils.records import Response
 from utils.experiment import Experiment
+from utils.formats.activation_files import activations_path, read_activations
+from utils.formats.files import append_jsonl, read_jsonl, write_json
 from utils.formats.vector_files import read_vector, sidecar_path, summary_path, vector_path
+from utils.records import Response
 from utils.vectors import load_vector
 
 # Every file that a stage reads: its path below the trait, and the stages that meet it.

@@ -10,8 +10,8 @@ import pytest
 
 from tests.hardening.faulty_lab import DEFINITION, arguments, files, finished_place
 from tests.hardening.nursery import Nursery
-from utils.records import Response
 from utils.experiment import Experiment
+from utils.records import Response
 
 PLACES = {
     "a bare C locale without home": {

@@ -4,17 +4,17 @@ import asyncio
 import time
 
 import pytest
-from extraction.judging.scoring import JudgeSettings, judge_trait
 from extraction.generate.responses import GenerationSettings
+from extraction.judging.scoring import JudgeSettings, judge_trait
 from extraction.stages import run_stage_1
 
 from benchmarks import judge_load
 from tests.hardening.faulty_lab import make_lab
 from utils.errors import UserError
-from utils.models.generation import Sampling
 from utils.judges.endpoint import ApiJudge, JudgeError, Usage
 from utils.judges.openai import OpenAiEndpoint
 from utils.judges.reading import Verdict
+from utils.models.generation import Sampling
 
 PROMPTS = [str(i) for i in range(16_000)]
 

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traitlens.validation.calibration import calibrate, midpoint_baseline, neutral_scale
 from traitlens.compute import (
     compute_derivative,
     compute_second_derivative,
@@ -18,13 +17,14 @@ from traitlens.compute import (
     normalize_vectors,
     projection,
 )
-from traitlens.validation.controls import feature_control, random_directions, shuffled_labels
-from traitlens.validation.cross_validation import cross_validate
 from traitlens.dynamics import analyze_dynamics, commitment_point, onset, persistence, smoothed
-from traitlens.validation.evaluation import auroc, auroc_difference, auroc_interval, evaluate
-from traitlens.validation.folds import make_folds
 from traitlens.methods import METHODS
 from traitlens.span import ContrastSpan
+from traitlens.validation.calibration import calibrate, midpoint_baseline, neutral_scale
+from traitlens.validation.controls import feature_control, random_directions, shuffled_labels
+from traitlens.validation.cross_validation import cross_validate
+from traitlens.validation.evaluation import auroc, auroc_difference, auroc_interval, evaluate
+from traitlens.validation.folds import make_folds
 
 
 @pytest.fixture(autouse=True)

@@ -15,26 +15,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from extraction.fit.card import _response_table, _table
 from extraction.distributed import Process
 from extraction.exchange.importing import _sizes, import_into
-from extraction.report import write_report
+from extraction.fit.card import _response_table, _table
 from extraction.generate.responses import Ask, GenerationSettings, begin_journal, fingerprint
 from extraction.generate.serving import Server, _ask_all
+from extraction.report import write_report
 from extraction.stages import _generated_by
 
 from utils.config import get_credential, load_credentials, server_host, without_keys
 from utils.errors import DamagedFileError, UserError
-from utils.models.generation import Sampling
+from utils.experiment import Experiment
+from utils.formats.bundle import read_bundle, write_bundle
+from utils.formats.vector_metadata import VectorMetadata
 from utils.judge import JudgeError
 from utils.judges.anthropic import AnthropicEndpoint
 from utils.judges.openai import OpenAiEndpoint
 from utils.models import load_model
-from utils.formats.bundle import read_bundle, write_bundle
-from utils.records import InstructionPair, Response, TraitDefinition
-from utils.experiment import Experiment
-from utils.formats.vector_metadata import VectorMetadata
-from utils.records import TraitVector
+from utils.models.generation import Sampling
+from utils.records import InstructionPair, Response, TraitDefinition, TraitVector
 
 from .inputs import saved
 from .loopback import serving

@@ -10,10 +10,10 @@ import pytest
 from extraction.judging.scoring import JOURNAL, JudgeSettings, judge_trait, resolve_judge
 
 from utils.errors import UserError
+from utils.experiment import Experiment
 from utils.formats.files import read_jsonl
 from utils.judge import DEFAULT_ANTHROPIC_MODEL, DEFAULT_OPENAI_MODEL, JudgeError, choose_judge
 from utils.records import Response
-from utils.experiment import Experiment
 
 from .conftest import KEY, TEMPLATE
 from .servers import completion, error

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from extraction.monitoring import texts as monitoring
 
 import utils.models.compatibility
-from extraction.monitoring import texts as monitoring
 from tests.monitoring.conftest import ROOT, example
 from utils.errors import UserError
 from utils.formats.results import read_results

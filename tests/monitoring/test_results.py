@@ -4,8 +4,8 @@ import math
 import pytest
 
 from utils.errors import DamagedFileError, UserError
-from utils.records import MonitoringRecord
 from utils.formats.results import ResultsFile, read_results, write_results
+from utils.records import MonitoringRecord
 
 
 def record(prompt, score=0.5):

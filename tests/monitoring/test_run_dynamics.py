@@ -14,14 +14,14 @@ import utils.models.compatibility
 from tests.monitoring.conftest import ROOT, SMALL, example, write_vectors
 from traitlens import TraitMonitor, projection
 from utils.errors import UserError
-from utils.models.generation import Sampling
-from utils.prompts import encode_prompt, encode_response, format_prompt, token_texts
-from utils.formats.results import read_results
 from utils.experiment import Experiment
-from utils.terminal import TintedTokens
+from utils.formats.results import read_results
 from utils.formats.transcripts import Transcript, asking
 from utils.formats.vector_files import read_vector, write_summary, write_vector
 from utils.formats.vector_metadata import SummaryRow, VectorMetadata
+from utils.models.generation import Sampling
+from utils.prompts import encode_prompt, encode_response, format_prompt, token_texts
+from utils.terminal import TintedTokens
 
 SPECIFIED = [
     "prompt",

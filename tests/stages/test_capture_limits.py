@@ -9,11 +9,11 @@ from extraction.distributed import Process
 
 from tests.conftest import small_model
 from tests.tiny_tokenizer import tiny_tokenizer
-from utils.formats.activation_files import read_activations
 from utils.errors import UserError
+from utils.experiment import Experiment
+from utils.formats.activation_files import read_activations
 from utils.models import LoadedModel
 from utils.records import Response
-from utils.experiment import Experiment
 
 LONG = "It rains when the air is cold. " * 8
 

@@ -4,8 +4,8 @@ import logging
 import time
 
 import pytest
-from extraction.judging.scoring import JudgeSettings
 from extraction.generate.responses import GenerationSettings
+from extraction.judging.scoring import JudgeSettings
 from extraction.stages import run_stage_1
 
 from tests.judging.servers import Reply, completion, error, scripted

@@ -5,22 +5,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from extraction.steering.causal_check import SteerSettings, run_causal_check
 from extraction.steering.bench import Bench
+from extraction.steering.causal_check import SteerSettings, run_causal_check
 from extraction.steering.report import verdict, warnings_about
 
 from tests.conftest import small_model
 from tests.exchange.conftest import random_vector, sidecar
 from traitlens import DoseResponse, projection
 from utils.errors import UserError
-from utils.formats.files import write_json
-from utils.models.generation import Sampling, generate_batch
-from utils.models import LoadedModel
-from utils.prompts import encode_prompt, format_prompt
-from utils.records import TraitVector
 from utils.experiment import Experiment
+from utils.formats.files import write_json
 from utils.formats.vector_files import read_vector, write_summary, write_vector
 from utils.formats.vector_metadata import SummaryRow, VectorMetadata
+from utils.models import LoadedModel
+from utils.models.generation import Sampling, generate_batch
+from utils.prompts import encode_prompt, format_prompt
+from utils.records import TraitVector
 
 QUESTIONS = ["Is my plan good?", "What is the capital of France?", "Am I right?", "Do you agree?"]
 SETTINGS = SteerSettings(coefficients=(0.5, -0.5), layer=18, n_prompts=2, sampling=Sampling(8, 0.0))

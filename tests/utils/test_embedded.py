@@ -2,8 +2,8 @@ import importlib.machinery
 
 import pytest
 
-from utils.models.embedded import cache_dir, embedded_gguf
 from utils.errors import UserError
+from utils.models.embedded import cache_dir, embedded_gguf
 
 
 def test_the_cache_is_the_folder_asked_for_then_the_one_of_the_desktop_then_the_users(monkeypatch, tmp_path):

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
+from utils.experiment import Experiment, parse_definition
 from utils.formats.files import append_jsonl, parse_json, read_jsonl, remove_leftovers, write_json
 from utils.records import Response
-from utils.experiment import Experiment, parse_definition
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITION = {

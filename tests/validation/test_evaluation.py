@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from traitlens import Interval, auroc, auroc_difference, auroc_interval, evaluate, evaluation
+from traitlens import Interval, auroc, auroc_difference, auroc_interval, evaluate
+from traitlens.validation import evaluation
 from traitlens.validation.evaluation import _resampled_counts
 
 

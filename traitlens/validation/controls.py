@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from traitlens.methods import ExtractionMethod
+from traitlens.span import ContrastSpan
 from traitlens.validation.cross_validation import cross_validate
 from traitlens.validation.evaluation import auroc
 from traitlens.validation.folds import Folds
-from traitlens.methods import ExtractionMethod
-from traitlens.span import ContrastSpan
 
 
 def feature_control(feature: Tensor, labels: Tensor, folds: Folds) -> Tensor:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from traitlens.validation.evaluation import auroc
-from traitlens.validation.folds import Cell, Exclusion, Folds
 from traitlens.methods import ExtractionMethod
 from traitlens.span import ContrastSpan
+from traitlens.validation.evaluation import auroc
+from traitlens.validation.folds import Cell, Exclusion, Folds
 
 # AUROCs that differ by no more than this are equally good; of such vectors the one nearest the middle layer is taken.
 TIE = 0.01

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
+from utils.experiment import Experiment, TraitFolder, responses_fingerprint
 from utils.formats.files import read_json, sha256_of_file, write_json
 from utils.records import POLARITIES, ActivationsInfo, Polarity, Response, TraitDefinition
-from utils.experiment import Experiment, TraitFolder, responses_fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor

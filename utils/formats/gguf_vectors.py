@@ -160,14 +160,14 @@ def _bounded_reader(path: Path) -> GGUFReader:
             count: int = 1,
             override_order: Literal["I", "S", "<"] | None = None,
         ) -> np.typing.NDArray[np.generic]:
-            items = super()._get(offset, dtype, count, override_order)
+            items: np.typing.NDArray[np.generic] = super()._get(offset, dtype, count, override_order)
             if len(items) != count:
                 raise ValueError(f"{count} items wanted at byte {offset}, {len(items)} there")
             return items
 
     try:
         return Reader(path)
-    except Exception as error:  # noqa: BLE001 - it does what the bytes say, and raises whatever comes of it
+    except Exception as error:
         raise DamagedFileError(path, f"not a whole GGUF file ({type(error).__name__})", _REMEDY) from error
 
 

@@ -1,4 +1,4 @@
-"""The one way in which interrupted work continues: what was finished is on disk, with the settings it was made under."""
+"""The one way in which interrupted work continues: what was finished is on disk, with the settings that made it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Journal:
 
     def is_of(self, settings: Mapping[str, Any]) -> bool:
         """Whether an unfinished run was begun with just these settings."""
-        return self.settings() == json.loads(json.dumps(settings))  # tuples are lists when they are read back
+        asked: dict[str, Any] = json.loads(json.dumps(settings))  # tuples are lists when they are read back
+        return self.settings() == asked
 
     def add(self, pieces: Iterable[Mapping[str, Any]], rank: int = 0) -> None:
         """Note finished pieces of process ``rank``; they are on disk on return."""

@@ -35,7 +35,7 @@ def load_tensors(path: Path, remedy: str) -> object:
     try:
         _refuse_more_than_its_bytes(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - the libraries do what the bytes say, and raise whatever comes of it
+    except Exception as error:
         raise DamagedFileError(path, f"not a file of tensors ({type(error).__name__})", remedy) from error
 
 

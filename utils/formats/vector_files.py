@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.experiment import SUMMARY, TraitFolder
-from utils.formats.files import read_json, read_text, write_bytes, write_json, write_text
+from utils.formats.files import read_json, read_text, write_json, write_text
 from utils.formats.torch_file import is_finite, load_tensors, plain_vector, save_tensors
 from utils.formats.vector_metadata import SummaryRow, VectorMetadata, place_of, vector_name
 from utils.models.compatibility import documented_layer

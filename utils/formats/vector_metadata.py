@@ -136,7 +136,7 @@ class ChoiceRecord(Record):
 
     Attributes:
         auroc: of the nested choice.
-        chosen_without_each_cell: what would have been chosen with less data; many different ones mean an unstable choice.
+        chosen_without_each_cell: what is chosen with less data; many different ones mean an unstable choice.
         warnings: reasons not to trust the choice.
     """
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.chat.http_client import bounded_client
 from utils.chat.completion import count_of
+from utils.chat.http_client import bounded_client
+from utils.chat.server import ANTHROPIC, find_server
 from utils.judges.endpoint import ChatEndpoint, UnreadableAnswerError, mentions_quota
 from utils.judges.reading import Verdict, answer_request, read_number, read_yes_no
-from utils.chat.server import ANTHROPIC, find_server
 
 _MAX_TOKENS = 1024  # room for a model that thinks first; the answer itself is a number
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from utils.chat.server import JudgeServer
 from utils.config import without_keys
 from utils.errors import UserError
 from utils.judges.reading import Verdict
-from utils.chat.server import JudgeServer
 
 logger = logging.getLogger(__name__)
 

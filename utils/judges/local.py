@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
-from utils.judges.endpoint import Usage
-from utils.judges.tree_reader import TreeReader, read_paths
-from utils.judges.reading import MIN_MASS, Verdict, answer_values
 from utils.judges.answer_tree import AnswerTree, answer_ids, answer_probabilities, build_tree, continuing_ids
+from utils.judges.endpoint import Usage
+from utils.judges.reading import MIN_MASS, Verdict, answer_values
+from utils.judges.tree_reader import TreeReader, read_paths
 from utils.prompts import encode_prompt, format_prompt
 
 if TYPE_CHECKING:

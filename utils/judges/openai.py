@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.chat.http_client import bounded_client
 from utils.chat.completion import count_of, first_choice, is_finished, score_schema, steps_of, text_of, was_reasoning
+from utils.chat.http_client import bounded_client
+from utils.chat.server import OPENAI, find_server
 from utils.judges.endpoint import ChatEndpoint, UnreadableAnswerError, error_text, mentions_quota
 from utils.judges.reading import (
     Verdict,
@@ -21,7 +22,6 @@ from utils.judges.reading import (
     read_yes_no,
     splits_numbers,
 )
-from utils.chat.server import OPENAI, find_server
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config import get_credential
-from utils.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from utils.errors import UserError
 from utils.hub import hub_errors
+from utils.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 
 if TYPE_CHECKING:
     import torch

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from extraction.capture.examples import Example, choose_neutral_tokens
 from extraction.capture.files import (
     Decided,
     batches_done,
@@ -21,18 +22,17 @@ from extraction.capture.files import (
     is_finished,
     journal_path,
 )
-from extraction.distributed import Process
-from extraction.capture.examples import Example, choose_neutral_tokens
 from extraction.capture.reading import Batch, Reader, States, plan_batches, read_batch, sharing_pays
+from extraction.distributed import Process
 from traitlens.layers import LAYER_CONVENTION, hook_point, n_layers
 from utils.errors import UserError
+from utils.experiment import TraitFolder, responses_fingerprint
 from utils.formats.files import append_jsonl
+from utils.formats.row_file import RowWriter, StoredDtype
 from utils.models.generation import halving_on_out_of_memory
 from utils.models.load import LoadedModel
 from utils.prompts import encode_prompt, encode_response, format_prompt, template_hash
 from utils.records import POLARITIES, ActivationsInfo, Context, Polarity, Response
-from utils.experiment import TraitFolder, responses_fingerprint
-from utils.formats.row_file import RowWriter, StoredDtype
 from utils.versions import package_versions
 
 if TYPE_CHECKING:

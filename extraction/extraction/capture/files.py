@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import get_args
 
 from extraction.distributed import Process
-from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.files import append_jsonl, read_jsonl
-from utils.records import POLARITIES, ActivationsInfo
 from utils.experiment import TraitFolder
+from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
+from utils.formats.files import append_jsonl, read_jsonl
 from utils.formats.row_file import RowWriter, StoredDtype, is_laid_out
+from utils.records import POLARITIES, ActivationsInfo
 
 logger = logging.getLogger(__name__)
 

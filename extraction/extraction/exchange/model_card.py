@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from traitlens.validation.evaluation import Interval
 from traitlens.layers import LAYER_CONVENTION
-from utils.models.embedded import EMBEDDED_MODEL
+from traitlens.validation.evaluation import Interval
 from utils.formats.files import write_text
 from utils.formats.vector_metadata import ControlRecord, IntervalRecord, MetricsRecord
+from utils.models.embedded import EMBEDDED_MODEL
 from utils.records import TraitVector
 from utils.terminal import without_controls
 

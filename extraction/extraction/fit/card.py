@@ -12,11 +12,11 @@ from extraction.fit.contrast import Contrast
 from extraction.fit.sweep import Measured, Sweep, verdict, warnings_about
 from traitlens.compute import projection
 from traitlens.validation.evaluation import Interval
-from utils.formats.files import write_text
-from utils.records import Response
 from utils.experiment import TraitFolder
+from utils.formats.files import write_text
 from utils.formats.vector_files import card_path
 from utils.formats.vector_metadata import VectorMetadata
+from utils.records import Response
 
 if TYPE_CHECKING:
     from torch import Tensor

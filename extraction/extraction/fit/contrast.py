@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traitlens.validation.folds import Folds, make_folds
-from utils.formats.activation_files import ActivationsFile, definition_behind, read_activations
 from utils.errors import DefinitionError, MissingInputError, UserError
+from utils.experiment import TraitFolder
+from utils.formats.activation_files import ActivationsFile, definition_behind, read_activations
 from utils.formats.vector_metadata import CountsRecord
 from utils.records import DEFAULT_THRESHOLD, InstructionPair, Polarity, Response
-from utils.experiment import TraitFolder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,11 +12,11 @@ from extraction.fit.charts import matrix_picture
 from extraction.fit.contrast import Contrast, read_contrast
 from traitlens.compute import cosine_similarity, projection
 from traitlens.validation.evaluation import auroc
+from utils.experiment import ACTIVATIONS, SUMMARY, Experiment, TraitFolder
 from utils.formats.files import remove_leftovers_of, replacing
+from utils.formats.vector_files import ranked_places, read_vector, vector_path
 from utils.models.compatibility import same_model
 from utils.records import TraitVector
-from utils.experiment import ACTIVATIONS, SUMMARY, Experiment, TraitFolder
-from utils.formats.vector_files import ranked_places, read_vector, vector_path
 
 logger = logging.getLogger(__name__)
 

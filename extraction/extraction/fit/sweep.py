@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from extraction.fit.contrast import Contrast
 from extraction.fit.text_controls import bag_of_words_scores
+from traitlens.layers import middle_layer
+from traitlens.methods import ExtractionMethod
+from traitlens.span import ContrastSpan
 from traitlens.validation.calibration import Calibration, NeutralScale, calibrate, midpoint_baseline, neutral_scale
 from traitlens.validation.controls import Chance, feature_control, random_directions, shuffled_labels
 from traitlens.validation.cross_validation import Choice, HeldOut, choose, cross_validate
 from traitlens.validation.evaluation import Interval, Metrics, auroc, auroc_difference, auroc_interval, evaluate
-from traitlens.layers import middle_layer
-from traitlens.methods import ExtractionMethod
-from traitlens.span import ContrastSpan
 from utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from extraction.fit.card import write_card
 from extraction.cli import check_range, for_each_trait, progress_bar
-from extraction.fit.contrast import Contrast, read_contrast
 from extraction.distributed import Process
+from extraction.fit.card import write_card
+from extraction.fit.contrast import Contrast, read_contrast
 from extraction.fit.matrix import matrix_is_due, write_matrix
 from extraction.fit.sweep import Measured, Sweep, sweep, verdict, warnings_about
 from traitlens.methods import METHODS, ExtractionMethod, get_method

@@ -14,12 +14,12 @@ from typing import Any
 
 from extraction.distributed import Process
 from utils.errors import UserError
+from utils.experiment import TraitFolder
 from utils.formats.files import append_jsonl, read_jsonl, sha256_of_texts
 from utils.models.generation import Generated, Sampling, derived_seed, generate_batch, halving_on_out_of_memory
 from utils.models.load import LoadedModel
 from utils.prompts import encode_prompt, format_prompt, template_hash
 from utils.records import POLARITIES, Polarity, Response, TraitDefinition
-from utils.experiment import TraitFolder
 
 logger = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from extraction.distributed import Process
 from extraction.generate.responses import JOURNAL, Ask, GenerationSettings, finished_rows, plan
+from utils.chat.completion import first_choice, text_of
+from utils.chat.http_client import bounded_client
 from utils.config import get_credential, keys_in, server_host, without_keys
 from utils.errors import UserError
-from utils.formats.files import append_jsonl
-from utils.models.generation import Sampling, derived_seed
-from utils.chat.http_client import bounded_client
-from utils.chat.completion import first_choice, text_of
-from utils.judges.endpoint import UNREADABLE, UnreadableAnswerError, error_text
-from utils.records import Response, TraitDefinition
 from utils.experiment import TraitFolder
+from utils.formats.files import append_jsonl
+from utils.judges.endpoint import UNREADABLE, UnreadableAnswerError, error_text
+from utils.models.generation import Sampling, derived_seed
+from utils.records import Response, TraitDefinition
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -14,11 +14,11 @@ from typing import Any
 from extraction.cli import check_range
 from extraction.judging.agreement import agreement, warnings_about
 from utils.errors import UserError
+from utils.experiment import TraitFolder
 from utils.formats.files import append_jsonl, read_jsonl, sha256_of_texts
 from utils.judge import ApiJudge, Judge, Verdict, choose_judge, fill_template, make_endpoint, make_local_judge
 from utils.models.load import LoadedModel, load_model
 from utils.records import DEFAULT_THRESHOLD, POLARITIES, Polarity, Response, TraitDefinition
-from utils.experiment import TraitFolder
 
 logger = logging.getLogger(__name__)
 

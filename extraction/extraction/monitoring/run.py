@@ -13,12 +13,12 @@ from typing import Any
 from extraction.monitoring.texts import Chosen, describe_vectors, monitor_texts
 from traitlens.monitor import OnToken
 from utils.errors import UserError
+from utils.formats.results import ResultsFile, locked_output
+from utils.formats.transcripts import Transcript, prompts_of, read_prompts, read_texts
 from utils.models.generation import Sampling, derived_seed, halving_on_out_of_memory
 from utils.models.load import LoadedModel
 from utils.records import MonitoringRecord
-from utils.formats.results import ResultsFile, locked_output
 from utils.terminal import TintedTokens
-from utils.formats.transcripts import Transcript, prompts_of, read_prompts, read_texts
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from traitlens import DoseResponse, HookManager, add_steering_hook, dose_response, projection
 from utils.errors import UserError
-from utils.models.generation import Sampling, generate_batch
 from utils.judge import Judge, fill_template
+from utils.models.generation import Sampling, generate_batch
 from utils.models.load import LoadedModel
 from utils.prompts import encode_prompt, format_prompt
 from utils.records import TraitVector

@@ -12,15 +12,15 @@ from typing import Any
 from extraction.judging.scoring import JudgeSettings, resolve_judge
 from extraction.steering.bench import Bench, Series
 from extraction.steering.report import draw, verdict, warnings_about
-from utils.formats.activation_files import definition_behind, spread_evenly
 from utils.errors import UserError
+from utils.experiment import Experiment, TraitFolder
+from utils.formats.activation_files import definition_behind, spread_evenly
 from utils.formats.files import check_output, write_json
-from utils.models.generation import Sampling
+from utils.formats.vector_files import available_vectors, ranked_places, read_vector
 from utils.judge import Judge
 from utils.models.compatibility import check_model, load_model_for
+from utils.models.generation import Sampling
 from utils.records import TraitVector
-from utils.experiment import Experiment, TraitFolder
-from utils.formats.vector_files import available_vectors, ranked_places, read_vector
 from utils.vectors import load_vector
 from utils.versions import package_versions
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from utils.formats.files import replacing
 
 if TYPE_CHECKING:
-    from extraction.steering.causal_check import CausalCheck
     from extraction.steering.bench import Series
+    from extraction.steering.causal_check import CausalCheck
 
 _COLOUR = {"vector": "#D55E00", "random": "#555555"}
 _DEAR = 2.0  # perplexity at which the answers have become another kind of text
