@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from extraction.fit import stage
 from extraction.fit.contrast import read_contrast
-from extraction.fit.vectors import FitSettings, extract_vectors
+from extraction.fit.stage import Settings
 from extraction.monitoring.texts import choose_vectors
 from safetensors.torch import load_file, save_file
 
@@ -37,7 +38,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "extraction" / "3_extract_vectors
 
 
 def run(lab, *names, **settings):
-    return extract_vectors(lab.name, names, FitSettings(**settings), lab.experiments_dir)
+    return stage.run(Settings(lab.name, names, **settings, experiments_dir=lab.experiments_dir))
 
 
 def written(folder):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import types
 import typing
@@ -36,7 +35,7 @@ class Record:
         Raises:
             ValueError: a key is missing, or its value has another form; names it.
         """
-        hints = _hints(cls)  # type: ignore[arg-type] - mypy takes a class for no key of the cache
+        hints = _hints(cls)
         missing = [key for key, hint in hints.items() if value.get(key) is None and not _may_be_unknown(hint)]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
@@ -76,7 +75,6 @@ _FORMS: dict[object, tuple[str, Callable[[object], bool]]] = {
 }
 
 
-@functools.cache
 def _hints(kind: type[Record]) -> dict[str, object]:
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in fields(kind) if f.name != "extra"}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from extraction.fit.charts import auroc_by_layer, score_histograms
 from extraction.fit.contrast import Contrast
-from extraction.fit.sweep import Measured, Sweep, verdict, warnings_about
+from extraction.fit.findings import doubts_about, headline
+from extraction.fit.results import Measured, Sweep
 from traitlens.compute import projection
 from traitlens.validation.evaluation import Interval
 from utils.experiment import TraitFolder
@@ -65,8 +66,8 @@ def write_card(folder: TraitFolder, contrast: Contrast, result: Sweep, metadata:
     described = metadata.to_json()
     parts = [
         f"<h1>{_text(title)}</h1>",
-        f"<p>{_text(verdict(folder.trait, result))}</p>",
-        *(f'<p class="warning">{_text(_sentence(warning))}</p>' for warning in warnings_about(result)),
+        f"<p>{_text(headline(folder.trait, result))}</p>",
+        *(f'<p class="warning">{_text(_sentence(warning))}</p>' for warning in doubts_about(result)),
         *_figures(contrast, result),
         *_responses(contrast, result.best.held_out),
         "<h2>Settings</h2>",

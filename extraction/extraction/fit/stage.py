@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,80 +11,71 @@ from extraction.cli import check_range, for_each_trait, progress_bar
 from extraction.distributed import Process
 from extraction.fit.card import write_card
 from extraction.fit.contrast import Contrast, read_contrast
+from extraction.fit.findings import doubts_about, headline
 from extraction.fit.matrix import matrix_is_due, write_matrix
-from extraction.fit.sweep import Measured, Sweep, sweep, verdict, warnings_about
+from extraction.fit.record import metadata_of
+from extraction.fit.results import Sweep
+from extraction.fit.sweep import sweep
 from traitlens.methods import METHODS, ExtractionMethod, get_method
 from utils.errors import UserError
 from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
-from utils.formats.json_records import recorded
 from utils.formats.vector_files import available_vectors, summary_path, write_summary, write_vector
-from utils.formats.vector_metadata import (
-    CalibrationRecord,
-    ChoiceRecord,
-    ControlRecord,
-    FitRecord,
-    IntervalRecord,
-    MetricsRecord,
-    NeutralRecord,
-    SummaryRow,
-    VectorMetadata,
-)
-from utils.versions import package_versions
+from utils.formats.vector_metadata import SummaryRow
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class Settings:
     """What stage 3 fits, and how it measures.
 
     Attributes:
+        experiment: the experiment's name.
+        traits: names; empty means all that have activations.
         methods: names of extraction methods.
         layers: layer numbers; None for all that were captured.
         threshold: score that a positive response needs; None for stage 1's.
         folds: groups of questions (and of instruction pairs) to hold out.
         seed: for folds, resampling, shuffling and ICA's start.
+        experiments_dir: folder of the experiments.
     """
 
+    experiment: str
+    traits: Sequence[str] = ()
     methods: tuple[str, ...] = tuple(METHODS)
     layers: tuple[int, ...] | None = None
     threshold: float | None = None
     folds: int = 5
     seed: int = 0
+    experiments_dir: Path = Path("experiments")
 
 
-def extract_vectors(
-    experiment: str,
-    names: Sequence[str] = (),
-    settings: FitSettings | None = None,
-    experiments_dir: str | Path = "experiments",
-) -> dict[str, Sweep]:
-    """What was measured, by trait, for the traits named or all that have activations; their vectors are written.
+def run(settings: Settings) -> dict[str, Sweep]:
+    """What was measured, by trait; the traits' vectors are written.
 
     Several traits are also read with each other's vectors (``vectors_matrix.csv``).
 
     Raises:
         UserError: something foreseeable, as missing activations or a method that failed; other traits are finished.
     """
-    settings = settings or FitSettings()
     _check(settings)
-    lab = Experiment(Path(experiments_dir), experiment)
-    folders = lab.select(names, ACTIVATIONS, lab.command(2, names))
+    experiment = Experiment(settings.experiments_dir, settings.experiment)
+    folders = experiment.select(settings.traits, ACTIVATIONS, experiment.command(2, settings.traits))
     results: dict[str, Sweep] = {}
 
     def work(i: int) -> None:
         with folders[i].locked():
-            results[folders[i].trait] = extract_trait(folders[i], settings)
+            results[folders[i].trait] = _fit_trait(folders[i], settings)
 
     try:
         for_each_trait([folder.trait for folder in folders], work)
     finally:  # the traits that went well are compared even where another failed
-        if len(results) > 1 or (results and matrix_is_due(lab)):  # one new vector makes an earlier matrix stale
-            write_matrix(lab)
+        if len(results) > 1 or (results and matrix_is_due(experiment)):  # one new vector makes an earlier matrix stale
+            write_matrix(experiment)
     return results
 
 
-def _check(settings: FitSettings) -> None:
+def _check(settings: Settings) -> None:
     unknown = [name for name in settings.methods if name not in METHODS]
     if unknown or not settings.methods:
         raise UserError(f"--methods knows {', '.join(METHODS)}, got {', '.join(unknown) or 'none'}")
@@ -94,7 +85,7 @@ def _check(settings: FitSettings) -> None:
     check_range("folds", settings.folds, 2)
 
 
-def extract_trait(folder: TraitFolder, settings: FitSettings) -> Sweep:
+def _fit_trait(folder: TraitFolder, settings: Settings) -> Sweep:
     """Fit, measure and write the vectors of one trait. Nothing is written unless every method worked.
 
     Raises:
@@ -112,8 +103,8 @@ def extract_trait(folder: TraitFolder, settings: FitSettings) -> Sweep:
     with progress_bar(f"{folder.trait}: fitting", len(layers), Process()) as advance:
         result = sweep(contrast, methods, layers, settings.seed, lambda: advance(1))
     _write(folder, contrast, methods, result, settings)
-    logger.info(verdict(folder.trait, result))
-    for warning in warnings_about(result):
+    logger.info(headline(folder.trait, result))
+    for warning in doubts_about(result):
         logger.warning("%s: warning: %s", folder.trait, warning)
     logger.info("%s: vectors in %s", folder.trait, folder.vectors_dir)
     return result
@@ -133,82 +124,18 @@ def _log_counts(contrast: Contrast) -> None:
 
 
 def _write(
-    folder: TraitFolder, contrast: Contrast, methods: Sequence[ExtractionMethod], result: Sweep, settings: FitSettings
+    folder: TraitFolder, contrast: Contrast, methods: Sequence[ExtractionMethod], result: Sweep, settings: Settings
 ) -> None:
     parameters = {method.name: vars(method) for method in methods}
-    described = [_metadata(m, parameters[m.method], folder, contrast, result, settings) for m in result.vectors]
+    described = [
+        metadata_of(measured, contrast, result, hyper_parameters=parameters[measured.method], seed=settings.seed)
+        for measured in result.vectors
+    ]
     for measured, metadata in zip(result.vectors, described, strict=True):
         write_vector(folder, measured.vector, metadata)
     write_summary(folder, [SummaryRow.of(metadata, best=bool(metadata.best)) for metadata in described])
     write_card(folder, contrast, result, described[0])
     earlier = len(available_vectors(folder)) - len(described)
     if earlier:
-        logger.info(
-            "%s: %d vectors of earlier runs stay beside these; %s lists this run",
-            folder.trait,
-            earlier,
-            summary_path(folder),
-        )
-
-
-def _metadata(
-    measured: Measured,
-    hyper_parameters: Mapping[str, object],
-    folder: TraitFolder,
-    contrast: Contrast,
-    result: Sweep,
-    settings: FitSettings,
-) -> VectorMetadata:
-    info = contrast.file.info
-    return VectorMetadata(
-        method=measured.method,
-        layer=measured.layer,
-        best=measured is result.best,
-        hook_point=info.hook_points[str(measured.layer)],
-        norm=float(measured.vector.norm()),
-        baseline=measured.baseline,
-        neutral=recorded(NeutralRecord, measured.neutral),
-        metrics=recorded(MetricsRecord, measured.metrics),
-        calibration=recorded(CalibrationRecord, measured.calibration),
-        fit=FitRecord.from_json(measured.extras),
-        hyper_parameters=hyper_parameters,
-        trait=folder.trait,
-        experiment=folder.experiment,
-        model=info.model,
-        revision=info.revision,
-        n_layers=info.n_layers,
-        hidden_size=info.hidden_size,
-        layer_convention=info.layer_convention,
-        context=info.context,
-        pooling=info.pooling,
-        template_hash=info.template_hash,
-        responses_from=info.responses_from,
-        texts_sha256=info.texts_sha256,
-        counts=dict(contrast.counts),
-        threshold=contrast.threshold,
-        held_out=contrast.folds.describe(),
-        seed=settings.seed,
-        controls=_controls(result),
-        choice=_choice(result),
-        versions=package_versions(),
-    )
-
-
-def _controls(result: Sweep) -> dict[str, ControlRecord | None]:
-    features = {
-        control.name: ControlRecord(control.auroc, recorded(IntervalRecord, control.advantage))
-        for control in result.controls
-    }
-    chance = {"shuffled labels": result.shuffled, "random direction": result.random}
-    return {**features, **{name: recorded(ControlRecord, tried) for name, tried in chance.items()}}
-
-
-def _choice(result: Sweep) -> ChoiceRecord:
-    choice = result.choice
-    return ChoiceRecord(
-        method=choice.method,
-        layer=choice.layer,
-        auroc=recorded(IntervalRecord, result.nested),
-        chosen_without_each_cell=tuple(sorted({f"{m} layer {layer}" for m, layer in choice.by_cell.values()})),
-        warnings=tuple(warnings_about(result)),
-    )
+        told = "%s: %d vectors of earlier runs stay beside these; %s lists this run"
+        logger.info(told, folder.trait, earlier, summary_path(folder))
