@@ -17,7 +17,7 @@ import pytest
 import torch
 from extraction.distributed import Process
 from extraction.exchange.importing import _sizes, import_into
-from extraction.fit.card import _response_table, _table
+from extraction.fit.card import render_card
 from extraction.generate.responses import Ask, GenerationSettings, begin_journal, fingerprint
 from extraction.generate.serving import Server, _ask_all
 from extraction.report import write_report
@@ -33,7 +33,7 @@ from utils.judges.anthropic import AnthropicEndpoint
 from utils.judges.openai import OpenAiEndpoint
 from utils.models import load_model
 from utils.models.generation import Sampling
-from utils.records import InstructionPair, Response, TraitDefinition, TraitVector
+from utils.records import InstructionPair, TraitDefinition, TraitVector
 
 from .inputs import saved
 from .loopback import serving
@@ -444,7 +444,12 @@ HTML = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!--"
 
 
 def test_cards_and_reports_escape_whatever_a_model_wrote(tmp_path):
-    page = _response_table([(1.0, True, Response(HTML, HTML, HTML, HTML))]) + _table((HTML,), [(HTML,)])
+    page = render_card(
+        title=HTML, headline=HTML, warnings=[HTML], controls=[(HTML, HTML, HTML)], held_out=HTML, nested=True,
+        methods_header=[HTML], methods=[(HTML,)], auroc_by_layer="", histograms="", settings=[(HTML, HTML)],
+        examples=[(HTML, [(1.0, HTML, HTML, HTML)])],
+    )  # fmt: skip
+    assert page.count("&lt;script&gt;") >= 13
     assert "<img" not in page
     assert "<script" not in page
     result = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 import typing
@@ -35,7 +36,7 @@ class Record:
         Raises:
             ValueError: a key is missing, or its value has another form; names it.
         """
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]  # to mypy a class is no key
         missing = [key for key, hint in hints.items() if value.get(key) is None and not _may_be_unknown(hint)]
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
@@ -75,6 +76,7 @@ _FORMS: dict[object, tuple[str, Callable[[object], bool]]] = {
 }
 
 
+@functools.cache
 def _hints(kind: type[Record]) -> dict[str, object]:
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in fields(kind) if f.name != "extra"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ class Contrast:
 
     file: ActivationsFile
     rows: dict[Polarity, list[int]]
-    counts: dict[Polarity, CountsRecord]
+    counts: Mapping[str, CountsRecord]
     threshold: float | None
     folds: Folds
 
@@ -89,7 +89,7 @@ def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, se
     if not judged:
         logger.info("%s: responses were not judged; all of them are used", folder.trait)
     rows: dict[Polarity, list[int]] = {}
-    counts: dict[Polarity, CountsRecord] = {}
+    counts: dict[str, CountsRecord] = {}
     for side in SIDES:
         verdicts = [True if used is None else r.shows(side, used) for r in file.responses[side]]
         rows[side] = [i for i, verdict in enumerate(verdicts) if verdict]
@@ -106,7 +106,7 @@ def _threshold_of(folder: TraitFolder, threshold: float | None) -> float:
     return float(recorded) if isinstance(recorded, int | float) else DEFAULT_THRESHOLD
 
 
-def _check_not_empty(folder: TraitFolder, counts: dict[Polarity, CountsRecord], threshold: float | None) -> None:
+def _check_not_empty(folder: TraitFolder, counts: Mapping[str, CountsRecord], threshold: float | None) -> None:
     empty = [side for side in SIDES if not counts[side].used]
     if not empty:
         return

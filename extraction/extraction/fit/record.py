@@ -63,7 +63,7 @@ def metadata_of(
         template_hash=info.template_hash,
         responses_from=info.responses_from,
         texts_sha256=info.texts_sha256,
-        counts={side: count for side, count in contrast.counts.items()},
+        counts=contrast.counts,
         threshold=contrast.threshold,
         held_out=contrast.folds.describe(),
         seed=seed,
