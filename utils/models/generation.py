@@ -34,7 +34,11 @@ class Sampling:
 
     def generate_arguments(self) -> dict[str, int | float | bool]:
         """The arguments of ``generate`` that say the same."""
-        arguments: dict[str, int | float | bool] = {"max_new_tokens": self.max_new_tokens, "repetition_penalty": 1.0, "num_beams": 1}
+        arguments: dict[str, int | float | bool] = {
+            "max_new_tokens": self.max_new_tokens,
+            "repetition_penalty": 1.0,
+            "num_beams": 1,
+        }
         if self.temperature == 0:
             return {**arguments, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
         return {
@@ -104,7 +108,12 @@ def generate_batch(
 
 
 def _run(
-    loaded: LoadedModel, input_ids: Tensor, attention_mask: Tensor, cache: Cache | None, sampling: Sampling, generated: int
+    loaded: LoadedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    cache: Cache | None,
+    sampling: Sampling,
+    generated: int,
 ) -> tuple[Tensor, Cache | None]:
     """Generate on until all rows have ended, or until enough have for the others to go on without them."""
     from transformers import StoppingCriteriaList
