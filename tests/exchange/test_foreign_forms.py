@@ -38,7 +38,7 @@ def test_a_file_that_steering_vectors_wrote_is_read_one_layer_up_with_its_values
 def test_a_file_that_repeng_wrote_is_read_one_layer_up_with_its_values_and_signs():
     read = read_control_vector(FIXTURES / "repeng.gguf")
     assert sorted(read.directions) == [5, 15]
-    assert (read.model_hint, read.unit, read.sidecars) == ("llama", None, {})
+    assert (read.model_hint, read.unit, read.ours) == ("llama", None, ())
     for block, values in _beginnings("repeng").items():
         assert read.directions[block + 1][:4].tolist() == pytest.approx(values)
 
