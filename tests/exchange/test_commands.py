@@ -22,8 +22,8 @@ from tests.fit.conftest import write_trait
 from traitlens import projection
 from utils.errors import UserError
 from utils.experiment import Experiment
-from utils.formats.foreign_vectors import read_steering_vector
-from utils.formats.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.steering_vectors import read_steering_vector
 from utils.formats.vector_files import (
     available_vectors,
     ranked_places,

@@ -12,8 +12,8 @@ import torch
 from tests.exchange.conftest import changed, random_vector, sidecar
 from traitlens import HookManager, add_steering_hook
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.foreign_vectors import read_steering_vector, write_steering_vector
-from utils.formats.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.steering_vectors import read_steering_vector, write_steering_vector
 from utils.models import EMBEDDED_MODEL, load_model
 from utils.models.embedded import embedded_model_folder
 from utils.records import TraitVector

@@ -5,7 +5,7 @@ import torch
 
 from tests.exchange.conftest import changed
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.gguf_vectors import read_control_vector, write_control_vector
 
 
 def test_a_control_vector_round_trips_to_the_last_bit_with_all_metadata(vectors, tmp_path):

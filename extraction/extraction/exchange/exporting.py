@@ -13,10 +13,10 @@ from extraction.exchange.model_card import write_model_card
 from utils.errors import UserError
 from utils.experiment import SUMMARY, Experiment, TraitFolder
 from utils.formats.activation_files import responses_folder
-from utils.formats.bundle import SUFFIX, Bundle, write_bundle
+from utils.formats.exchange.bundle import SUFFIX, Bundle, write_bundle
+from utils.formats.exchange.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Program, Unit, write_control_vector
+from utils.formats.exchange.steering_vectors import write_steering_vector
 from utils.formats.files import write_bytes
-from utils.formats.foreign_vectors import write_steering_vector
-from utils.formats.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Program, Unit, write_control_vector
 from utils.formats.vector_files import available_vectors, card_path, ranked_places, read_vector
 from utils.records import TraitVector
 from utils.vectors import load_vector

@@ -17,9 +17,9 @@ from traitlens.validation.calibration import midpoint_baseline, neutral_scale
 from traitlens.validation.evaluation import evaluate
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
-from utils.formats.bundle import is_portable, load_bundle
-from utils.formats.foreign_vectors import read_steering_vector
-from utils.formats.gguf_vectors import ControlVector, read_control_vector
+from utils.formats.exchange.bundle import is_portable, load_bundle
+from utils.formats.exchange.gguf_vectors import ControlVector, read_control_vector
+from utils.formats.exchange.steering_vectors import read_steering_vector
 from utils.formats.json_records import recorded
 from utils.formats.vector_files import (
     ranked_places,

@@ -1,7 +1,7 @@
 """Vectors of the steering-vectors package, which are saved with ``torch.save``.
 
 Its layer i is what leaves decoder block i, our layer i + 1; negative numbers count from the last block. Its sign is
-ours: a positive multiplier adds the vector, towards the trait. (repeng saves GGUF: ``utils.formats.gguf_vectors``.)
+ours: a positive multiplier adds the vector, towards the trait. (repeng saves GGUF: ``gguf_vectors`` beside this.)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.gguf_vectors import Unit, check_belong_together, scaled
+from utils.formats.exchange.gguf_vectors import Unit, check_belong_together, scaled
 from utils.formats.torch_file import dense, load_tensors, plain_vector, save_tensors
 
 if TYPE_CHECKING:
