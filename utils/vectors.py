@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.experiment import Experiment, TraitFolder
-from utils.formats.bundle import is_portable, load_bundle
+from utils.formats.exchange.bundle import is_portable, load_bundle
 from utils.formats.vector_files import choose_place, list_of_vectors, ranked_places, read_vector
 from utils.models.compatibility import check_model
 from utils.models.load import LoadedModel

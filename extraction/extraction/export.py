@@ -44,20 +44,25 @@ def export_vectors(
         experiments_dir: folder of the experiments.
     """
     import logging
+    from pathlib import Path
 
-    from extraction.exchange.exporting import ExportSettings, export_traits
+    from extraction.exchange.exporting import Settings, run
 
     logging.getLogger("gguf").setLevel(logging.WARNING)  # it announces its temporary file
-    settings = ExportSettings(
+    settings = Settings(
+        experiment=experiment,
+        traits=trait_names(trait, traits),
         form=format,
+        output=output,
         method=method,
         layers=None if layers is None else tuple(layers),
         all_layers=all_layers,
         unit=unit,
         model_hint=model_hint,
         license_name=license_name,
+        experiments_dir=Path(experiments_dir),
     )
-    export_traits(experiment, trait_names(trait, traits), settings, output, experiments_dir)
+    run(settings)
 
 
 if __name__ == "__main__":

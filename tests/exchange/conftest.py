@@ -16,7 +16,7 @@ HIDDEN, N_LAYERS = 576, 31  # the embedded model's
 def sidecar(layer, method="probe", **changes):
     return VectorMetadata.from_json({
         "trait": "sycophantic", "method": method, "layer": layer, "model": "SmolLM2-135M-Instruct", "baseline": layer / 7,
-        "hidden_size": HIDDEN, "n_layers": N_LAYERS, "revision": None, "template_hash": "872be49dbb638044",
+        "norm": 12.0, "hidden_size": HIDDEN, "n_layers": N_LAYERS, "revision": None, "template_hash": "872be49dbb638044",
         "layer_convention": "layer L is hidden_states[L]", "context": "question", "pooling": "mean over tokens",
         "neutral": {"mean": 0.1, "std": 1.5, "fpr_1": 3.25, "fpr_5": 2.125, "n_tokens": 900},
         "metrics": {"auroc": {"value": 0.96, "low": 0.92, "high": 0.99}, "cohens_d": 2.5, "n_pos": 64, "n_neg": 64},

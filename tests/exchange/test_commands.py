@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from extraction.exchange import importing
-from extraction.exchange.exporting import ExportSettings, export_traits
+from extraction.exchange import exporting, importing
 from extraction.exchange.importing import import_into
 from huggingface_hub import ModelCard
 
@@ -23,8 +22,8 @@ from tests.fit.conftest import write_trait
 from traitlens import projection
 from utils.errors import UserError
 from utils.experiment import Experiment
-from utils.formats.foreign_vectors import read_steering_vector
-from utils.formats.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.steering_vectors import read_steering_vector
 from utils.formats.vector_files import (
     available_vectors,
     ranked_places,
@@ -47,7 +46,8 @@ def root(folder):
 @pytest.fixture
 def export(root):
     def export(output=None, names=("sycophantic",), **settings):
-        return export_traits("smollm2_demo", names, ExportSettings(**settings), output and str(output), root)
+        where = {"output": output and str(output), "experiments_dir": root}
+        return exporting.run(exporting.Settings("smollm2_demo", names, **settings, **where))
 
     return export
 
@@ -130,11 +130,11 @@ def test_one_layer_that_is_left_of_all_adds_nothing_up(export, root, tmp_path, c
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"layer": 12, "norm": 1.0}, "describes 'sycophantic' at layer 12, not 'sycophantic' at layer 10"),
-        ({"trait": "evil"}, "describes 'evil' at layer 10, not 'sycophantic' at layer 10"),
-        ({"norm": None}, "lacks the norm .*Export it again"),
+        ({"layer": 12, "norm": 1.0}, "describes layer 12"),
+        ({"trait": "evil"}, "holds vectors of 'evil', not of 'sycophantic'"),
+        ({"norm": None}, "layer 10 lacks its norm .*Export it again"),
         ({"norm": "x"}, "'norm' is 'x', not a number.*Export it again"),
-        ({"hidden_size": 5}, "its vector at layer 10 has 576 values, not 5"),
+        ({"hidden_size": 5}, "has 576 values, not 5"),
     ],
 )
 def test_a_file_of_ours_whose_side_cars_do_not_describe_it_is_refused(
@@ -190,11 +190,10 @@ def test_what_is_exported_and_imported_is_the_same_vector_with_the_same_metadata
     assert load_vector("smollm2_copy", "sycophantic", experiments_dir=root).layer == 10
 
 
-def test_a_unit_vector_of_ours_regains_its_length_when_it_comes_back(root, tmp_path, folder):
+def test_a_unit_vector_of_ours_regains_its_length_when_it_comes_back(export, root, tmp_path, folder):
     write_vector(folder, random_vector(12, 12.0), sidecar(12, norm=12.0))
-    settings = ExportSettings(form="gguf", unit="unit", layers=(12,), method="probe")
     write_summary(folder, [*read_summary(folder), SummaryRow(method="probe", layer=12)])
-    (path,) = export_traits("smollm2_demo", ["sycophantic"], settings, str(tmp_path / "v.gguf"), root)
+    (path,) = export(tmp_path / "v.gguf", form="gguf", unit="unit", layers=(12,), method="probe")
     (vector,) = import_into("smollm2_copy", "sycophantic", str(path), experiments_dir=root)
     torch.testing.assert_close(vector.vector, random_vector(12, 12.0))
 

@@ -12,8 +12,8 @@ import torch
 from tests.exchange.conftest import changed, random_vector, sidecar
 from traitlens import HookManager, add_steering_hook
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.foreign_vectors import read_steering_vector, write_steering_vector
-from utils.formats.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.steering_vectors import read_steering_vector, write_steering_vector
 from utils.models import EMBEDDED_MODEL, load_model
 from utils.models.embedded import embedded_model_folder
 from utils.records import TraitVector
@@ -38,7 +38,7 @@ def test_a_file_that_steering_vectors_wrote_is_read_one_layer_up_with_its_values
 def test_a_file_that_repeng_wrote_is_read_one_layer_up_with_its_values_and_signs():
     read = read_control_vector(FIXTURES / "repeng.gguf")
     assert sorted(read.directions) == [5, 15]
-    assert (read.model_hint, read.unit, read.sidecars) == ("llama", None, {})
+    assert (read.model_hint, read.unit, read.ours) == ("llama", None, ())
     for block, values in _beginnings("repeng").items():
         assert read.directions[block + 1][:4].tolist() == pytest.approx(values)
 

@@ -5,7 +5,7 @@ import torch
 
 from tests.exchange.conftest import changed
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.gguf_vectors import read_control_vector, write_control_vector
+from utils.formats.exchange.gguf_vectors import read_control_vector, write_control_vector
 
 
 def test_a_control_vector_round_trips_to_the_last_bit_with_all_metadata(vectors, tmp_path):
@@ -15,7 +15,8 @@ def test_a_control_vector_round_trips_to_the_last_bit_with_all_metadata(vectors,
     assert sorted(read.directions) == [10, 18, 30]
     for vector in vectors:
         assert torch.equal(read.directions[vector.layer], vector.vector)
-        assert read.sidecars[vector.layer] == vector.metadata
+    assert [v.metadata for v in read.ours] == [v.metadata for v in vectors]
+    assert all(torch.equal(ours.vector, v.vector) for ours, v in zip(read.ours, vectors, strict=True))
     assert (read.unit, read.model_hint) == ("contrast", "SmolLM2-135M-Instruct")
 
 

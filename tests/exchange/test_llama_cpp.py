@@ -13,7 +13,7 @@ import torch
 
 from tests.exchange.conftest import sidecar
 from traitlens import ActivationCapture, HookManager, add_steering_hook
-from utils.formats.gguf_vectors import write_control_vector
+from utils.formats.exchange.gguf_vectors import write_control_vector
 from utils.models import EMBEDDED_MODEL, load_model
 from utils.models.embedded import embedded_gguf
 from utils.records import TraitVector

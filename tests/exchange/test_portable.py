@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from tests.exchange.conftest import changed, random_vector, sidecar
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.bundle import read_bundle, write_bundle
+from utils.formats.exchange.bundle import read_bundle, write_bundle
 from utils.formats.files import read_json, write_json
 from utils.formats.vector_files import read_vector, sidecar_path, write_vector
 from utils.hub import parse_hub_address

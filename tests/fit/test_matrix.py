@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests.fit.conftest import write_trait
 from utils.errors import UserError
 from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
-from utils.formats.bundle import write_bundle
+from utils.formats.exchange.bundle import write_bundle
 from utils.formats.vector_files import read_vector
 
 

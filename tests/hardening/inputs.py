@@ -11,8 +11,8 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from utils.formats.bundle import write_bundle
-from utils.formats.gguf_vectors import write_control_vector
+from utils.formats.exchange.bundle import write_bundle
+from utils.formats.exchange.gguf_vectors import write_control_vector
 from utils.formats.vector_metadata import VectorMetadata
 from utils.records import TraitVector
 

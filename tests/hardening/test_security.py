@@ -26,7 +26,7 @@ from extraction.report import write_report
 from utils.config import get_credential, load_credentials, server_host, without_keys
 from utils.errors import DamagedFileError, UserError
 from utils.experiment import Experiment
-from utils.formats.bundle import read_bundle, write_bundle
+from utils.formats.exchange.bundle import read_bundle, write_bundle
 from utils.formats.response_files import write_responses_metadata
 from utils.formats.vector_metadata import VectorMetadata
 from utils.judge import JudgeError

@@ -8,10 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from typing import TypeVar
 
 Kind = TypeVar("Kind", bound="Record")
 
@@ -50,9 +47,9 @@ class Record:
         return {**written, **self.extra}
 
 
-def recorded(kind: type[Kind], figures: DataclassInstance | None) -> Kind | None:
+def recorded(kind: type[Kind], figures: object | None) -> Kind | None:
     """The figures of another dataclass with the same fields as a record; None where there are none."""
-    return None if figures is None else kind.from_json(asdict(figures))
+    return None if figures is None else kind.from_json(asdict(figures))  # type: ignore[call-overload]
 
 
 def is_number(value: object) -> bool:

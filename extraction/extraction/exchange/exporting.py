@@ -12,10 +12,10 @@ from extraction.cli import for_each_trait
 from extraction.exchange.model_card import write_model_card
 from utils.errors import UserError
 from utils.experiment import SUMMARY, Experiment, TraitFolder
-from utils.formats.bundle import SUFFIX, Bundle, write_bundle
+from utils.formats.exchange.bundle import SUFFIX, Bundle, write_bundle
+from utils.formats.exchange.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Program, Unit, write_control_vector
+from utils.formats.exchange.steering_vectors import write_steering_vector
 from utils.formats.files import write_bytes
-from utils.formats.foreign_vectors import write_steering_vector
-from utils.formats.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Program, Unit, write_control_vector
 from utils.formats.response_files import read_responses_metadata
 from utils.formats.vector_files import available_vectors, card_path, ranked_places, read_vector
 from utils.records import TraitVector
@@ -23,9 +23,11 @@ from utils.vectors import load_vector
 
 logger = logging.getLogger(__name__)
 
-Form = Literal["bundle", "gguf", "repeng", "steering_vectors", "hub"]
-_SUFFIXES: dict[Form, str] = {"bundle": SUFFIX, "gguf": ".gguf", "repeng": ".repeng.gguf", "steering_vectors": ".pt"}
-_USE: dict[Form, str] = {
+ExportForm = Literal["bundle", "gguf", "repeng", "steering_vectors", "hub"]
+_SUFFIXES: dict[ExportForm, str] = {
+    "bundle": SUFFIX, "gguf": ".gguf", "repeng": ".repeng.gguf", "steering_vectors": ".pt"
+}  # fmt: skip
+_USE: dict[ExportForm, str] = {
     "bundle": 'load_vector("{path}")',
     "gguf": "llama-cli --model MODEL.gguf --control-vector {path}",
     "repeng": 'ControlVector.import_gguf("{path}")',
@@ -34,21 +36,28 @@ _USE: dict[Form, str] = {
 
 
 @dataclass(frozen=True)
-class ExportSettings:
-    """What is exported, and how; the command's flags."""
+class Settings:
+    """What is exported, and how; ``extraction.export`` describes each."""
 
-    form: Form = "bundle"
+    experiment: str
+    traits: Sequence[str] = ()
+    form: ExportForm = "bundle"
+    output: str | None = None
     method: str | None = None
     layers: tuple[int, ...] | None = None
     all_layers: bool = False
     unit: Unit = "contrast"
     model_hint: str = ""
     license_name: str | None = None
+    experiments_dir: Path = Path("experiments")
+
+    @property
+    def program(self) -> Program:
+        """Whose layers the form has; steering-vectors numbers them as repeng does."""
+        return "llama.cpp" if self.form == "gguf" else "repeng"
 
 
-def export_traits(
-    experiment: str, names: Sequence[str], settings: ExportSettings, output: str | None, experiments_dir: str | Path
-) -> list[Path]:
+def run(settings: Settings) -> list[Path]:
     """Export the traits named, or all that have vectors; the paths written.
 
     Raises:
@@ -56,9 +65,9 @@ def export_traits(
     """
     if settings.all_layers and settings.layers is not None:
         raise UserError("--all_layers and --layers contradict each other: give one of them")
-    lab = Experiment(Path(experiments_dir), experiment)
-    folders = lab.select(names, SUMMARY, lab.command(3, names))
-    exports = lab.root / "exports"
+    experiment, output = Experiment(settings.experiments_dir, settings.experiment), settings.output
+    folders = experiment.select(settings.traits, SUMMARY, experiment.command(3, settings.traits))
+    exports = experiment.root / "exports"
     if settings.form == "hub":
         return [_export_hub(folders, settings, Path(output) if output else exports / "hub")]
     several = len(folders) > 1
@@ -76,37 +85,39 @@ def export_traits(
     return paths
 
 
-def _chosen(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
+def _chosen(folder: TraitFolder, settings: Settings) -> list[TraitVector]:
     """The vectors to export, best first for bundles, by layer for the others."""
-    if settings.form in ("bundle", "hub"):
+    if settings.form == "bundle":
         return _ranked(folder, settings)
-    where = {"method": settings.method, "experiments_dir": folder.root.parent.parent}
     first = settings.layers[0] if settings.layers else None
-    main = load_vector(folder.experiment.name, folder.trait, layer=first, **where)  # type: ignore[arg-type]
-    if settings.layers:
-        return [read_vector(folder, main.method, layer) for layer in sorted(set(settings.layers))]
-    if not settings.all_layers:
-        return [main]
-    lowest = LOWEST_LAYER[_program(settings.form)]
-    layers = [layer for method, layer in available_vectors(folder) if method == main.method]
-    left_out = [layer for layer in layers if layer < lowest]
-    if left_out:
-        below = ", ".join(map(str, left_out))
-        logger.info("%s: left out layer %s, which %s cannot express", folder.trait, below, settings.form)
-    kept = [layer for layer in layers if layer >= lowest]
+    main = load_vector(
+        folder.experiment.name,
+        folder.trait,
+        layer=first,
+        method=settings.method,
+        experiments_dir=settings.experiments_dir,
+    )
+    if settings.all_layers:
+        layers = _layers_to_act_at(folder, main.method, settings)
+    else:
+        layers = sorted(set(settings.layers or [main.layer]))
+    return [read_vector(folder, main.method, layer) for layer in layers]
+
+
+def _layers_to_act_at(folder: TraitFolder, method: str, settings: Settings) -> list[int]:
+    """Every layer with a vector of the method that the form can express."""
+    layers = [layer for other, layer in available_vectors(folder) if other == method]
+    kept = [layer for layer in layers if layer >= LOWEST_LAYER[settings.program]]
     if not kept:
-        raise UserError(f"{folder.trait} has {main.method} vectors only at layers that {settings.form} cannot express")
+        raise UserError(f"{folder.trait} has {method} vectors only at layers that {settings.form} cannot express")
+    if left_out := ", ".join(str(layer) for layer in layers if layer not in kept):
+        logger.info("%s: left out layer %s, which %s cannot express", folder.trait, left_out, settings.form)
     if len(kept) > 1:
         logger.info("%s: acts at %d layers, whose effects add up: begin with a small strength", folder.trait, len(kept))
-    return [read_vector(folder, main.method, layer) for layer in kept]
+    return kept
 
 
-def _program(form: Form) -> Program:
-    """The program whose layers a form has; steering-vectors numbers them as repeng does."""
-    return "llama.cpp" if form == "gguf" else "repeng"
-
-
-def _ranked(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
+def _ranked(folder: TraitFolder, settings: Settings) -> list[TraitVector]:
     measured, there = ranked_places(folder), available_vectors(folder)
     if absent := sum(place not in there for place in measured):
         logger.info("%s: %d of the %d vectors in summary.csv are not here", folder.trait, absent, len(measured))
@@ -118,7 +129,7 @@ def _ranked(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
     return [read_vector(folder, *place) for place in kept]
 
 
-def _name(vectors: Sequence[TraitVector], settings: ExportSettings) -> str:
+def _name(vectors: Sequence[TraitVector], settings: Settings) -> str:
     first, suffix = vectors[0], _SUFFIXES[settings.form]
     if settings.form == "bundle":
         return first.trait + suffix
@@ -126,7 +137,7 @@ def _name(vectors: Sequence[TraitVector], settings: ExportSettings) -> str:
     return f"{first.trait}_{first.method}{where}{suffix}"
 
 
-def _write(path: Path, vectors: list[TraitVector], settings: ExportSettings) -> None:
+def _write(path: Path, vectors: list[TraitVector], settings: Settings) -> None:
     first = vectors[0]
     what = f"{first.method}, layer {first.layer}" if len(vectors) == 1 else f"{len(vectors)} vectors"
     if settings.form == "bundle":
@@ -135,14 +146,14 @@ def _write(path: Path, vectors: list[TraitVector], settings: ExportSettings) -> 
         write_steering_vector(path, vectors, settings.unit)
     else:
         write_control_vector(
-            path, vectors, unit=settings.unit, program=_program(settings.form), model_hint=settings.model_hint
+            path, vectors, unit=settings.unit, program=settings.program, model_hint=settings.model_hint
         )
     unit = "" if settings.form == "bundle" else f"; {UNIT_MEANING[settings.unit]}"
     logger.info("%s (%s)%s: %s", first.trait, what, unit, path)
     logger.info("use it: %s", _USE[settings.form].format(path=path))
 
 
-def _export_hub(folders: Sequence[TraitFolder], settings: ExportSettings, root: Path) -> Path:
+def _export_hub(folders: Sequence[TraitFolder], settings: Settings, root: Path) -> Path:
     """A repository's folder: a bundle and a vector card per trait, and the model card."""
     bundles = {folder.trait: tuple(_ranked(folder, settings)) for folder in folders}
     models = {vectors[0].model for vectors in bundles.values()}

@@ -17,11 +17,10 @@ from traitlens.validation.calibration import midpoint_baseline, neutral_scale
 from traitlens.validation.evaluation import evaluate
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
-from utils.formats.bundle import is_portable, load_bundle
-from utils.formats.foreign_vectors import read_steering_vector
-from utils.formats.gguf_vectors import ControlVector, read_control_vector
+from utils.formats.exchange.bundle import is_portable, load_bundle
+from utils.formats.exchange.gguf_vectors import ControlVector, read_control_vector
+from utils.formats.exchange.steering_vectors import read_steering_vector
 from utils.formats.json_records import recorded
-from utils.formats.torch_file import plain_vector
 from utils.formats.vector_files import (
     ranked_places,
     read_summary,
@@ -43,20 +42,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Form = Literal["auto", "bundle", "gguf", "steering_vectors"]
-_FORM_OF_SUFFIX: dict[str, Form] = {".gguf": "gguf", ".pt": "steering_vectors", ".pth": "steering_vectors"}
+ImportForm = Literal["auto", "bundle", "gguf", "steering_vectors"]
+_FORM_OF_SUFFIX: dict[str, ImportForm] = {".gguf": "gguf", ".pt": "steering_vectors", ".pth": "steering_vectors"}
 
 
 def import_into(
     experiment: str,
     trait: str,
     source: str,
-    form: Form = "auto",
+    form: ImportForm = "auto",
     model: str | None = None,
     method: str = "imported",
     overwrite: bool = False,
     experiments_dir: str | Path = "experiments",
-) -> list[TraitVector]:
+) -> Sequence[TraitVector]:
     """Read vectors into an experiment; what was written. ``extraction.import_vectors`` has the arguments.
 
     Raises:
@@ -64,13 +63,13 @@ def import_into(
     """
     if not re.fullmatch(r"\w{1,99}", method):
         raise UserError(f"--method must be letters, digits and '_', got {method!r}")
-    lab = Experiment(Path(experiments_dir), experiment)
-    folder = lab.trait(trait)
+    target = Experiment(Path(experiments_dir), experiment)
+    folder = target.trait(trait)
     form = _form_of(source) if form == "auto" else form
-    if form == "bundle":
-        vectors = _of_bundle(source, trait, model)
-    else:
-        vectors = _of_other_program(folder, Path(source), form, model, method)
+    control = read_control_vector(Path(source)) if form == "gguf" else None
+    ours = load_bundle(source, trait).vectors if form == "bundle" else control.ours if control else ()
+    _check_are_of(ours, source, trait, model)
+    vectors = ours or _of_other_program(folder, Path(source), control, model, method)
     with folder.locked():
         there = [str(vector_path(folder, v.method, v.layer)) for v in vectors if _would_replace(folder, v)]
         if there and not overwrite:
@@ -81,8 +80,8 @@ def import_into(
         _add_to_summary(folder, vectors)
         best = _best_place(folder)
     is_new = best != before or best in {(v.method, v.layer) for v in vectors}
-    if before is not None and is_new and matrix_is_due(lab):
-        write_matrix(lab)  # the one that is there is of the vector before
+    if before is not None and is_new and matrix_is_due(target):
+        write_matrix(target)  # the one that is there is of the vector before
     layers = ", ".join(str(v.layer) for v in vectors) if len(vectors) < 8 else f"{len(vectors)} layers and methods"
     logger.info("%s: imported %s (layers: %s) of %s", trait, vectors[0].method, layers, vectors[0].model)
     if any(v.baseline is None for v in vectors):
@@ -103,7 +102,7 @@ def _would_replace(folder: TraitFolder, vector: TraitVector) -> bool:
     return there.metadata != vector.metadata or not bool((there.vector == vector.vector).all())
 
 
-def _form_of(source: str) -> Form:
+def _form_of(source: str) -> ImportForm:
     if is_portable(source):
         return "bundle"
     form = _FORM_OF_SUFFIX.get(Path(source).suffix)
@@ -114,21 +113,19 @@ def _form_of(source: str) -> Form:
     return form
 
 
-def _of_bundle(source: str, trait: str, model: str | None) -> list[TraitVector]:
-    vectors = load_bundle(source, trait).vectors
-    _check_same_model(vectors[0].model, model, source)
-    return list(vectors)
+def _check_are_of(vectors: Sequence[TraitVector], source: str, trait: str, model: str | None) -> None:
+    """Refuse vectors of this project that are of another trait or model than was asked for."""
+    for vector in vectors:
+        if vector.trait != trait:
+            raise UserError(f"{source} holds vectors of {vector.trait!r}, not of {trait!r}")
+        if model is not None and not same_model(vector.model, model):
+            raise UserError(f"{source} holds vectors of {vector.model}, not of {model}")
 
 
-def _check_same_model(found: str, wanted: str | None, source: str | Path) -> None:
-    if wanted is not None and not same_model(found, wanted):
-        raise UserError(f"{source} holds vectors of {found}, not of {wanted}")
-
-
-def _of_other_program(folder: TraitFolder, path: Path, form: Form, model: str | None, method: str) -> list[TraitVector]:
-    control = read_control_vector(path) if form == "gguf" else None
-    if control is not None and control.sidecars:
-        return _of_our_control_vector(control, path, folder.trait, model)
+def _of_other_program(
+    folder: TraitFolder, path: Path, control: ControlVector | None, model: str | None, method: str
+) -> list[TraitVector]:
+    """Vectors of a control vector, or of a saved steering vector where that is None, measured as far as can be."""
     name = model or model_of_experiment(folder.experiment.name)
     n_layers, hidden_size = _sizes(name)
     directions = control.directions if control else read_steering_vector(path, n_layers - 1)
@@ -139,6 +136,7 @@ def _of_other_program(folder: TraitFolder, path: Path, form: Form, model: str | 
                 f"layers 0..{n_layers - 1}: is it of another model? Name it with --model"
             )
     contrast = _contrast(folder, name)
+    form = "gguf" if control else "steering_vectors"
     vectors = []
     for layer, vector in directions.items():
         baseline, neutral, metrics = _measured(contrast, layer, vector)
@@ -163,25 +161,6 @@ def _of_other_program(folder: TraitFolder, path: Path, form: Form, model: str | 
             versions=package_versions(),
         )
         vectors.append(TraitVector(vector, metadata))
-    return vectors
-
-
-def _of_our_control_vector(control: ControlVector, path: Path, trait: str, model: str | None) -> list[TraitVector]:
-    """Vectors that this project exported, with their metadata, at the length that they had."""
-    vectors = []
-    for layer, vector in control.directions.items():
-        metadata = control.sidecars.get(layer)
-        if metadata is None or (metadata.trait, metadata.layer) != (trait, layer):
-            found = f"{metadata.trait!r} at layer {metadata.layer}" if metadata else "nothing"
-            raise UserError(f"{path} describes {found}, not {trait!r} at layer {layer}")
-        _check_same_model(metadata.model, model, path)
-        length = metadata.norm if control.unit == "unit" else 1.0
-        if length is None:
-            raise DamagedFileError(path, f"lacks the norm of the vector at layer {layer}", "Export it again")
-        try:
-            vectors.append(TraitVector(plain_vector(vector * length, metadata.hidden_size), metadata))
-        except ValueError as error:
-            raise DamagedFileError(path, f"its vector at layer {layer} {error}", "Export it again") from error
     return vectors
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from extraction.fit.results import Sweep
 from utils.formats.files import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 # Okabe and Ito's palette, told apart by readers with any kind of colour vision; each line has its own marker too.
@@ -26,6 +28,8 @@ _CONTROL_STYLE = ("--", "-.", ":", (0, (1, 3)))
 
 def auroc_by_layer(result: Sweep) -> str:
     """SVG of held-out AUROC against layer, a line per method, the controls as level lines."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _canvas(8.6, 4.2)
     for method in dict.fromkeys(v.method for v in result.vectors):
         measured = [v for v in result.vectors if v.method == method and v.metrics is not None]
@@ -45,7 +49,7 @@ def auroc_by_layer(result: Sweep) -> str:
     for (name, level), style in zip(levels.items(), _CONTROL_STYLE, strict=False):
         axes.axhline(level, color="#555555", linestyle=style, linewidth=1, label=f"{name} ({level:.2f})")
     axes.set(xlabel="layer", ylabel="held-out AUROC", ylim=(min(0.4, *axes.get_ylim()), 1.02))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return _svg(figure)
 
@@ -62,7 +66,7 @@ def score_histograms(scores: Mapping[str, Tensor]) -> str:
         colour = _SIDE_COLOUR[side]
         filled = side != "neutral"
         axes.hist(
-            values, bins=bins, color=colour, alpha=0.45 if filled else 1.0, label=f"{side} ({len(values)})",
+            values, bins=bins.tolist(), color=colour, alpha=0.45 if filled else 1.0, label=f"{side} ({len(values)})",
             histtype="stepfilled" if filled else "step", linewidth=1.6,
         )  # fmt: skip
     axes.axvline(0, color="#000000", linewidth=1, linestyle="--")
@@ -103,7 +107,7 @@ def matrix_picture(path: Path, tables: Mapping[str, Sequence[Sequence[float]]], 
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
 
 
-def _canvas(width: float, height: float) -> tuple[Any, Any]:
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -114,7 +118,7 @@ def _canvas(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def _svg(figure: Figure) -> str:
     """The figure as an <svg> element with the same bytes each time."""
     import matplotlib as mpl
 

@@ -1,7 +1,7 @@
 """Vectors of the steering-vectors package, which are saved with ``torch.save``.
 
 Its layer i is what leaves decoder block i, our layer i + 1; negative numbers count from the last block. Its sign is
-ours: a positive multiplier adds the vector, towards the trait. (repeng saves GGUF: ``utils.formats.gguf_vectors``.)
+ours: a positive multiplier adds the vector, towards the trait. (repeng saves GGUF: ``gguf_vectors`` beside this.)
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.gguf_vectors import Unit, check_belong_together, scaled
+from utils.formats.exchange.gguf_vectors import Unit, check_belong_together, scaled
+from utils.formats.torch_file import dense, load_tensors, plain_vector, save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +40,6 @@ def write_steering_vector(path: Path, vectors: Sequence[TraitVector], unit: Unit
     Raises:
         UserError: layer 0, which no block puts out, or vectors that do not belong together.
     """
-    from utils.formats.torch_file import save_tensors
-
     check_belong_together(vectors, "a file", 1, "steering-vectors")
     by_block = {v.layer - 1: scaled(v, unit).clone() for v in vectors}
     save_tensors(path, {"layer_activations": by_block, "layer_type": _BLOCKS})
@@ -60,8 +59,6 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
     """
     import torch
 
-    from utils.formats.torch_file import load_tensors
-
     if not path.is_file():
         raise MissingInputError(path, "Give the path of a saved steering vector")
     with torch.serialization.safe_globals([_SteeringVector]):
@@ -76,8 +73,6 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
 
 
 def _by_layer(path: Path, activations: object, n_blocks: int) -> dict[int, Tensor]:
-    from utils.formats.torch_file import plain_vector
-
     found = {}
     for number, tensor in activations.items() if isinstance(activations, dict) else ():
         if type(number) is not int:
@@ -95,7 +90,5 @@ def _by_layer(path: Path, activations: object, n_blocks: int) -> dict[int, Tenso
 
 def _flat(value: object) -> object:
     """A tensor without its dimensions of size 1: the package saves vectors as [1, 1, hidden] too."""
-    from utils.formats.torch_file import dense
-
     tensor = dense(value)
     return value if tensor is None else tensor.reshape([n for n in tensor.shape if n != 1] or [-1])

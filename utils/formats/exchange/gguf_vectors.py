@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.formats.files import parse_json, replacing
+from utils.formats.torch_file import plain_vector
 from utils.formats.vector_metadata import VectorMetadata
 from utils.records import TraitVector
 
@@ -44,13 +45,13 @@ class ControlVector:
         directions: float32 [hidden] by our layer number.
         model_hint: what the file says of its model; a name or an architecture.
         unit: what strength 1 means, None in files of other programs.
-        sidecars: metadata by layer; empty in files of other programs.
+        ours: the vectors as they were exported, with their metadata; empty in files of other programs.
     """
 
     directions: dict[int, Tensor]
     model_hint: str
     unit: Unit | None
-    sidecars: dict[int, VectorMetadata]
+    ours: tuple[TraitVector, ...]
 
 
 def write_control_vector(
@@ -133,17 +134,17 @@ def read_control_vector(path: Path) -> ControlVector:
     if not path.is_file():
         raise MissingInputError(path, "Give the path of a GGUF control vector")
     reader = _bounded_reader(path)
-    if sum(int(t.n_bytes) for t in reader.tensors) > path.stat().st_size:
-        raise DamagedFileError(path, "not a whole GGUF file (its tensors are larger than the file)", _REMEDY)
     architecture = _text(reader, path, "general.architecture") or "none"
     if architecture != _ARCHITECTURE:
         raise DamagedFileError(path, f"holds the architecture {architecture!r}, not a control vector", _REMEDY)
-    unit = _text(reader, path, "traitlens.unit")
+    said = _text(reader, path, "traitlens.unit")
+    unit = next((known for known in UNIT_MEANING if known == said), None)
+    directions, sidecars = _directions(reader, path), _text(reader, path, "traitlens.sidecars")
     return ControlVector(
-        directions=_directions(reader, path),
+        directions=directions,
         model_hint=_text(reader, path, f"{_ARCHITECTURE}.model_hint") or "",
-        unit=next((known for known in UNIT_MEANING if known == unit), None),
-        sidecars=_sidecars(path, _text(reader, path, "traitlens.sidecars") or "{}"),
+        unit=unit,
+        ours=_restored(path, directions, unit, sidecars) if sidecars else (),
     )
 
 
@@ -166,7 +167,10 @@ def _bounded_reader(path: Path) -> GGUFReader:
             return items
 
     try:
-        return Reader(path)
+        reader = Reader(path)
+        if sum(int(t.n_bytes) for t in reader.tensors) > path.stat().st_size:
+            raise ValueError("tensors overlap, so copies of them would take more memory than the file has bytes")  # noqa: TRY301
+        return reader  # noqa: TRY300
     except Exception as error:
         raise DamagedFileError(path, f"not a whole GGUF file ({type(error).__name__})", _REMEDY) from error
 
@@ -186,8 +190,6 @@ def _text(reader: GGUFReader, path: Path, name: str) -> str | None:
 def _directions(reader: GGUFReader, path: Path) -> dict[int, Tensor]:
     import torch
 
-    from utils.formats.torch_file import plain_vector
-
     directions = {}
     for tensor in reader.tensors:
         match = _DIRECTION.fullmatch(tensor.name)
@@ -205,9 +207,18 @@ def _directions(reader: GGUFReader, path: Path) -> dict[int, Tensor]:
     return dict(sorted(directions.items()))
 
 
-def _sidecars(path: Path, text: str) -> dict[int, VectorMetadata]:
+def _restored(path: Path, directions: dict[int, Tensor], unit: Unit | None, sidecars: str) -> tuple[TraitVector, ...]:
+    """The vectors that this project exported, at the length that they had."""
+    vectors = []
     try:
-        sidecars = parse_json(text)
-        return {int(layer): VectorMetadata.from_json(sidecar) for layer, sidecar in sidecars.items()}
-    except (ValueError, AttributeError) as error:  # other JSON than objects has no items
-        raise DamagedFileError(path, f"its traitlens.sidecars describe no vectors ({error!s:.200})", _REMEDY) from error
+        described = parse_json(sidecars)
+        for layer, direction in directions.items():
+            metadata = VectorMetadata.from_json(described[str(layer)])
+            length = metadata.norm if unit == "unit" else 1.0
+            if metadata.layer != layer or length is None:
+                raise ValueError(f"layer {layer} lacks its norm or describes layer {metadata.layer}")  # noqa: TRY301
+            vectors.append(TraitVector(plain_vector(direction * length, metadata.hidden_size), metadata))
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"its traitlens.sidecars do not describe its vectors ({error!s:.200})"
+        raise DamagedFileError(path, problem, _REMEDY) from error
+    return tuple(vectors)

@@ -1,0 +1,1 @@
+"""Forms in which vectors travel: one portable file, and those of other programs."""
