@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.fit.vectors import FitSettings, extract_vectors
+from extraction.fit.stage import Settings, run
 from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 
@@ -92,7 +92,7 @@ def benchmark(n_layers: int = 27, hidden: int = 2304, n_questions: int = 20, n_p
                     get_method(name).extract_from(span)
         print(f"fits alone: {_passed(started, spent)}")
         started, spent = time.perf_counter(), time.process_time()
-        extract_vectors("benchmark", ["trait"], FitSettings(), directory)
+        run(Settings("benchmark", experiments_dir=Path(directory)))
         print(f"whole stage: {_passed(started, spent)}")
 
 

@@ -25,10 +25,12 @@ from utils.formats.gguf_vectors import read_control_vector
 from utils.formats.response_files import read_responses, read_responses_metadata, responses_fingerprint, write_responses
 from utils.formats.results import ResultsFile, read_results
 from utils.formats.transcripts import prompts_of, read_prompts, read_texts
+from utils.formats.vector_files import read_summary, read_vector, sidecar_path, write_vector
+from utils.formats.vector_metadata import VectorMetadata
 from utils.hub import parse_hub_address
 from utils.judges.reading import Verdict, fill_template, read_number, read_yes_no
 from utils.records import ActivationsInfo, Response
-from utils.vectors import load_vector, read_summary, read_vector, sidecar_path, write_vector
+from utils.vectors import load_vector
 
 HIDDEN = 3
 METADATA = {
@@ -156,19 +158,19 @@ def _prompt_flag(folder, data):
 
 
 def _vector(folder, data):
-    write_vector(_trait(folder), torch.ones(HIDDEN), METADATA)
+    write_vector(_trait(folder), torch.ones(HIDDEN), VectorMetadata.from_json(METADATA))
     _put(_trait(folder).vectors_dir / "probe_layer2.pt", data)
     return _checked(read_vector(_trait(folder), "probe", 2))
 
 
 def _sidecar(folder, data):
-    path = write_vector(_trait(folder), torch.ones(HIDDEN), METADATA)
+    path = write_vector(_trait(folder), torch.ones(HIDDEN), VectorMetadata.from_json(METADATA))
     _put(sidecar_path(path), data)
     return _checked(read_vector(_trait(folder), "probe", 2))
 
 
 def _summary(folder, data):
-    write_vector(_trait(folder), torch.ones(HIDDEN), METADATA)
+    write_vector(_trait(folder), torch.ones(HIDDEN), VectorMetadata.from_json(METADATA))
     _put(_trait(folder).vectors_dir / "summary.csv", data)
     read_summary(_trait(folder))
     return _checked(load_vector("lab", "calm", experiments_dir=folder))
@@ -180,7 +182,7 @@ def _checked(vector):
     assert torch.isfinite(vector.vector).all()
     assert vector.baseline is None or isinstance(vector.baseline, int | float)
     assert all(isinstance(v, int | float) for v in vector.thresholds.values())
-    json.dumps([vector.metadata, vector.baseline, vector.thresholds], allow_nan=False)
+    json.dumps([vector.metadata.to_json(), vector.baseline, vector.thresholds], allow_nan=False)
     return vector
 
 
@@ -199,7 +201,7 @@ def _steering_vector(folder, data):
 def _bundle(folder, data):
     bundle = read_bundle(_put(folder / "calm.safetensors", data))
     for vector in bundle.vectors:
-        json.dumps(vector.metadata, allow_nan=False)
+        json.dumps(vector.metadata.to_json(), allow_nan=False)
         assert re.fullmatch(r"\w+[0-9]+", vector.method + str(vector.layer)), "becomes a file's name"
     return bundle.choose()
 

@@ -16,8 +16,9 @@ from utils.formats.activation_files import activations_path, read_activations
 from utils.formats.files import append_jsonl, read_jsonl, write_json
 from utils.formats.journal import Journal
 from utils.formats.response_files import read_responses, read_responses_metadata, write_responses
+from utils.formats.vector_files import read_vector, sidecar_path, summary_path, vector_path
 from utils.records import Response
-from utils.vectors import load_vector, read_vector, sidecar_path, summary_path, vector_path
+from utils.vectors import load_vector
 
 # Every file that a stage reads: its path below the trait, and the stages that meet it.
 READ = {

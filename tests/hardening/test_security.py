@@ -18,7 +18,7 @@ import torch
 from extraction.capture.stage import model_behind
 from extraction.distributed import Process
 from extraction.exchange.importing import _sizes, import_into
-from extraction.fit.card import _response_table, _table
+from extraction.fit.card import render_card
 from extraction.generate.responses import Ask, GenerationSettings, begin_journal, fingerprint
 from extraction.generate.serving import Server, _ask_all
 from extraction.report import write_report
@@ -28,13 +28,13 @@ from utils.errors import DamagedFileError, UserError
 from utils.experiment import Experiment
 from utils.formats.bundle import read_bundle, write_bundle
 from utils.formats.response_files import write_responses_metadata
+from utils.formats.vector_metadata import VectorMetadata
 from utils.judge import JudgeError
 from utils.judges.anthropic import AnthropicEndpoint
 from utils.judges.openai import OpenAiEndpoint
 from utils.models import load_model
 from utils.models.generation import Sampling
-from utils.records import InstructionPair, Response, TraitDefinition
-from utils.vectors import trait_vector
+from utils.records import InstructionPair, TraitDefinition, TraitVector
 
 from .inputs import saved
 from .loopback import serving
@@ -240,7 +240,7 @@ def test_every_command_refuses_a_name_that_climbs_out_in_one_line(command, tmp_p
 
 @pytest.mark.parametrize("method", ["../../../out", "/tmp/out", "a/b", "", "x" * 5000])
 def test_a_bundle_cannot_write_outside_of_the_trait_by_its_metadata(method, tmp_path):
-    vector = trait_vector(torch.ones(3), METADATA)
+    vector = TraitVector(torch.ones(3), VectorMetadata.from_json(METADATA))
     write_bundle(tmp_path / "calm.safetensors", [vector])
     path = tmp_path / "calm.safetensors"
     from safetensors.torch import load, save
@@ -445,7 +445,12 @@ HTML = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!--"
 
 
 def test_cards_and_reports_escape_whatever_a_model_wrote(tmp_path):
-    page = _response_table([(1.0, True, Response(HTML, HTML, HTML, HTML))]) + _table((HTML,), [(HTML,)])
+    page = render_card(
+        title=HTML, headline=HTML, warnings=[HTML], controls=[(HTML, HTML, HTML)], held_out=HTML, nested=True,
+        methods_header=[HTML], methods=[(HTML,)], auroc_by_layer="", histograms="", settings=[(HTML, HTML)],
+        examples=[(HTML, [(1.0, HTML, HTML, HTML)])],
+    )  # fmt: skip
+    assert page.count("&lt;script&gt;") >= 13
     assert "<img" not in page
     assert "<script" not in page
     result = {

@@ -15,10 +15,11 @@ from utils.experiment import SUMMARY, Experiment, TraitFolder
 from utils.formats.bundle import SUFFIX, Bundle, write_bundle
 from utils.formats.files import write_bytes
 from utils.formats.foreign_vectors import write_steering_vector
-from utils.formats.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Reader, Unit, write_control_vector
+from utils.formats.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Program, Unit, write_control_vector
 from utils.formats.response_files import read_responses_metadata
+from utils.formats.vector_files import available_vectors, card_path, ranked_places, read_vector
 from utils.records import TraitVector
-from utils.vectors import available_vectors, card_path, load_vector, ranked_places, read_vector
+from utils.vectors import load_vector
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def _chosen(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
         return [read_vector(folder, main.method, layer) for layer in sorted(set(settings.layers))]
     if not settings.all_layers:
         return [main]
-    lowest = LOWEST_LAYER[_reader(settings.form)]
+    lowest = LOWEST_LAYER[_program(settings.form)]
     layers = [layer for method, layer in available_vectors(folder) if method == main.method]
     left_out = [layer for layer in layers if layer < lowest]
     if left_out:
@@ -100,7 +101,7 @@ def _chosen(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
     return [read_vector(folder, main.method, layer) for layer in kept]
 
 
-def _reader(form: Form) -> Reader:
+def _program(form: Form) -> Program:
     """The program whose layers a form has; steering-vectors numbers them as repeng does."""
     return "llama.cpp" if form == "gguf" else "repeng"
 
@@ -134,7 +135,7 @@ def _write(path: Path, vectors: list[TraitVector], settings: ExportSettings) -> 
         write_steering_vector(path, vectors, settings.unit)
     else:
         write_control_vector(
-            path, vectors, unit=settings.unit, reader=_reader(settings.form), model_hint=settings.model_hint
+            path, vectors, unit=settings.unit, program=_program(settings.form), model_hint=settings.model_hint
         )
     unit = "" if settings.form == "bundle" else f"; {UNIT_MEANING[settings.unit]}"
     logger.info("%s (%s)%s: %s", first.trait, what, unit, path)
@@ -163,7 +164,7 @@ def _export_hub(folders: Sequence[TraitFolder], settings: ExportSettings, root: 
 
 def _source(folder: TraitFolder, vector: TraitVector) -> str:
     """Where a trait's responses came from, as far as it is recorded."""
-    other = vector.metadata.get("responses_from")
+    other = vector.metadata.responses_from
     read = folder.in_experiment(other) if other else folder
     metadata = read_responses_metadata(read)
     if metadata.get("model"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from utils.experiment import TraitFolder
 from utils.formats.activation_files import Activations, read_activations
 from utils.formats.definition import definition_behind
 from utils.formats.response_files import read_responses_metadata
+from utils.formats.vector_metadata import CountsRecord
 from utils.records import DEFAULT_THRESHOLD, InstructionPair, Polarity, Response
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Contrast:
 
     file: Activations
     rows: dict[Polarity, list[int]]
-    counts: dict[Polarity, dict[str, int]]
+    counts: Mapping[str, CountsRecord]
     threshold: float | None
     folds: Folds
 
@@ -90,14 +91,12 @@ def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, se
     if not judged:
         logger.info("%s: responses were not judged; all of them are used", folder.trait)
     rows: dict[Polarity, list[int]] = {}
-    counts: dict[Polarity, dict[str, int]] = {}
+    counts: dict[str, CountsRecord] = {}
     for side in SIDES:
         verdicts = [True if used is None else r.shows(side, used) for r in file.responses[side]]
         rows[side] = [i for i, verdict in enumerate(verdicts) if verdict]
         unscored = sum(r.trait_score is None for r in file.responses[side])
-        counts[side] = {
-            "read": len(verdicts), "used": len(rows[side]), "dropped": verdicts.count(False), "unscored": unscored,
-        }  # fmt: skip
+        counts[side] = CountsRecord(len(verdicts), len(rows[side]), verdicts.count(False), unscored)
     _check_not_empty(folder, counts, used)
     return Contrast(file, rows, counts, used, _folds(file, rows, n_folds, seed))
 
@@ -109,12 +108,12 @@ def _threshold_of(folder: TraitFolder, threshold: float | None) -> float:
     return float(recorded) if isinstance(recorded, int | float) else DEFAULT_THRESHOLD
 
 
-def _check_not_empty(folder: TraitFolder, counts: dict[Polarity, dict[str, int]], threshold: float | None) -> None:
-    empty = [side for side in SIDES if counts[side]["used"] == 0]
+def _check_not_empty(folder: TraitFolder, counts: Mapping[str, CountsRecord], threshold: float | None) -> None:
+    empty = [side for side in SIDES if not counts[side].used]
     if not empty:
         return
     found = "; ".join(
-        f"{side}: {c['read']} responses, {c['dropped']} against the threshold, {c['unscored']} unscored"
+        f"{side}: {c.read} responses, {c.dropped} against the threshold, {c.unscored} unscored"
         for side, c in counts.items()
     )
     shown = "without a threshold" if threshold is None else f"at --threshold {threshold:g}"
