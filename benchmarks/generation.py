@@ -14,8 +14,8 @@ from extraction.cli import run_command
 from extraction.generate.responses import GenerationSettings, plan
 
 from benchmarks.capture import report, timed
+from utils.definition import read_definition
 from utils.experiment import Experiment
-from utils.formats.definition import read_definition
 from utils.models import EMBEDDED_MODEL, load_model
 from utils.models.generation import Sampling, generate_batch, left_padded
 from utils.prompts import encode_prompt, format_prompt

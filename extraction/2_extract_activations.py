@@ -58,27 +58,14 @@ def extract_activations(
     from extraction.capture.stage import Settings, run
 
     capture = CaptureSettings(
-        context=context,
-        layers=None if layers is None else tuple(layers),
-        threshold=threshold,
-        batch_size=batch_size,
-        batch_tokens=batch_tokens,
-        neutral_tokens=neutral_tokens,
-        store_dtype=store_dtype,
-        overwrite=overwrite,
-    )
+        context=context, layers=None if layers is None else tuple(layers), threshold=threshold, batch_size=batch_size,
+        batch_tokens=batch_tokens, neutral_tokens=neutral_tokens, store_dtype=store_dtype, overwrite=overwrite,
+    )  # fmt: skip
     settings = Settings(
-        experiment=experiment,
-        traits=trait_names(trait, traits),
-        model=model,
-        responses_from=responses_from,
-        capture=capture,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
+        experiment=experiment, traits=trait_names(trait, traits), model=model, responses_from=responses_from,
+        capture=capture, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code,
         experiments_dir=Path(experiments_dir),
-    )
+    )  # fmt: skip
     run(settings)
 
 

@@ -1,7 +1,7 @@
 """The names, paths and locks of experiments and the traits in them.
 
 What the files hold is read and written by functions of a ``TraitFolder``: ``read_definition``
-(``utils.formats.definition``), ``read_responses`` (``utils.formats.response_files``), ``read_activations``
+(``utils.definition``), ``read_responses`` (``utils.formats.response_files``), ``read_activations``
 (``utils.formats.activation_files``) and ``read_vector`` (``utils.vectors``).
 """
 

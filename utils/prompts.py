@@ -56,7 +56,7 @@ def format_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
         messages[0]["content"] = f"{instruction}\n\n{messages[0]['content']}"
     elif messages[0]["role"] != "system" and template.adds_default_system:
         messages.insert(0, {"role": "system", "content": ""})
-    return _rendered(tokenizer, messages)
+    return _render(tokenizer, messages)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -116,38 +116,30 @@ def _template_of(tokenizer: PreTrainedTokenizerBase) -> _Template:
         return _Template(exists=False, takes_system=False, adds_default_system=False)
     user = {"role": "user", "content": "question"}
     mark = "instruction-mark"
-    with_mark = _try_render(tokenizer, [{"role": "system", "content": mark}, user])
-    if with_mark is None or mark not in with_mark:  # refused, or silently dropped
+    if mark not in _try_render(tokenizer, [{"role": "system", "content": mark}, user]):  # refused, or silently dropped
         return _Template(exists=True, takes_system=False, adds_default_system=False)
     empty = _try_render(tokenizer, [{"role": "system", "content": ""}, user])
-    bare = _try_render(tokenizer, [user])
-    adds = empty is not None and bare is not None and len(bare) > len(empty)
+    adds = bool(empty) and len(_try_render(tokenizer, [user])) > len(empty)
     return _Template(exists=True, takes_system=True, adds_default_system=adds)
 
 
-def _try_render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str | None:
-    from jinja2.exceptions import TemplateError
-
+def _try_render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """The text of a conversation, "" where the template refuses it."""
     try:
         return _render(tokenizer, messages)
-    except TemplateError:  # the template's own raise_exception
-        return None
-
-
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    from jinja2.exceptions import TemplateError
-
-    try:
-        text = _render(tokenizer, messages)
-    except TemplateError as error:
-        raise UserError(f"the model's chat template refuses this conversation: {error}") from error
-    if not text:
-        raise UserError("the model's chat template writes nothing for this conversation")
-    return text
+    except UserError:
+        return ""
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:  # as of the template's own raise_exception
+        raise UserError(f"the model's chat template refuses this conversation: {error}") from error
+    if not text:
+        raise UserError("the model's chat template writes nothing for this conversation")
     return text
 
 

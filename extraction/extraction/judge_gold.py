@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extraction.cli import run_command
-from utils.formats.definition import read_definition
+from utils.definition import read_definition
 
 if TYPE_CHECKING:
     from utils.judge import Judge

@@ -25,9 +25,9 @@ from extraction.generate.responses import (
 )
 from extraction.generate.serving import Server, generate_through_server
 from extraction.judging.scoring import JudgeSettings, judge_trait, resolve_judge
+from utils.definition import read_definition
 from utils.errors import UserError
 from utils.experiment import DEFINITION, Experiment, TraitFolder
-from utils.formats.definition import read_definition
 from utils.formats.response_files import (
     check_responses_are_whole,
     read_responses,

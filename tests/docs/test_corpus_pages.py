@@ -8,8 +8,8 @@ from statistics import fmean
 
 import pytest
 
+from utils.definition import parse_definition
 from utils.errors import DefinitionError
-from utils.formats.definition import parse_definition
 
 from . import pages
 

@@ -15,10 +15,10 @@ from safetensors.torch import save
 
 from extraction import report
 from utils.config import get_credential, load_credentials
+from utils.definition import read_definition
 from utils.errors import UserError
 from utils.experiment import Experiment
 from utils.formats.activation_files import activations_path, read_activations, write_activations_info
-from utils.formats.definition import read_definition
 from utils.formats.exchange.bundle import read_bundle
 from utils.formats.exchange.gguf_vectors import read_control_vector
 from utils.formats.exchange.steering_vectors import read_steering_vector

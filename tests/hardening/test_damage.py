@@ -178,7 +178,7 @@ def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
         about_files = ("versions", "dtype", "files_sha256")
         described = json.loads((unfinished / "old.json").read_text(encoding="utf-8"))
         captured = {key: value for key, value in described.items() if key not in about_files}
-        header |= {"capture": captured}
+        header |= captured
     if harm == "an unknown precision":
         header["dtype"] = ["float8"]
     journal.begin(header)

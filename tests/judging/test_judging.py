@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from extraction.judging.scoring import JOURNAL, JudgeSettings, judge_trait, resolve_judge
 
+from utils.definition import read_definition
 from utils.errors import UserError
 from utils.experiment import Experiment
-from utils.formats.definition import read_definition
 from utils.formats.files import read_jsonl
 from utils.formats.response_files import read_responses, read_responses_metadata, write_responses
 from utils.judge import DEFAULT_ANTHROPIC_MODEL, DEFAULT_OPENAI_MODEL, JudgeError, choose_judge

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.definition import parse_definition, read_definition
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
 from utils.experiment import Experiment
-from utils.formats.definition import parse_definition, read_definition
 from utils.formats.files import append_jsonl, parse_json, read_jsonl, remove_leftovers, write_json
 from utils.formats.response_files import read_responses, write_responses
 from utils.records import Response

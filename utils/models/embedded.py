@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.formats.files import sha256_of_file
+from utils.formats.files import locked, sha256_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +55,8 @@ def embedded_model_folder() -> Path:
     folder = cache_dir() / f"{EMBEDDED_MODEL}-{sha256_of_file(gguf)[:16]}-bfloat16"
     if folder.is_dir():
         return folder
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    busy = f"waiting for another process that unpacks the embedded model into {folder}"
+    with locked(folder.with_suffix(".lock"), busy, wait=True):
         if not folder.is_dir():
             _dequantise(gguf, folder)
     return folder

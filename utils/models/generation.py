@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from utils.models.load import LoadedModel
@@ -32,17 +32,13 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
 
-    def generate_arguments(self) -> dict[str, int | float | bool]:
-        """The arguments of ``generate`` that say the same."""
-        arguments: dict[str, int | float | bool] = {
-            "max_new_tokens": self.max_new_tokens,
-            "repetition_penalty": 1.0,
-            "num_beams": 1,
-        }
-        if self.temperature == 0:
-            return {**arguments, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+    def generate_arguments(self) -> dict[str, float]:
+        """The arguments of ``generate`` that say the same; greedy ones are those that it takes without a warning."""
+        draws = self.temperature > 0
         return {
-            **arguments, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0
+            "max_new_tokens": self.max_new_tokens, "repetition_penalty": 1.0, "num_beams": 1, "do_sample": draws,
+            "temperature": self.temperature if draws else 1.0, "top_p": self.top_p if draws else 1.0,
+            "top_k": 0 if draws else 50,
         }  # fmt: skip
 
 
@@ -92,7 +88,8 @@ def generate_batch(
         torch.manual_seed(seed)
         while running and generated < sampling.max_new_tokens:
             before = input_ids.shape[1]
-            sequences, cache = _run(loaded, input_ids, attention_mask, cache, sampling, generated)
+            rest = replace(sampling, max_new_tokens=sampling.max_new_tokens - generated)
+            sequences, cache = _run(loaded, input_ids, attention_mask, cache, rest)
             generated += sequences.shape[1] - before
             ended = _ended(sequences[:, before:], loaded.end_ids)
             for row, index in enumerate(running):
@@ -108,23 +105,16 @@ def generate_batch(
 
 
 def _run(
-    loaded: LoadedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    cache: Cache | None,
-    sampling: Sampling,
-    generated: int,
+    loaded: LoadedModel, input_ids: Tensor, attention_mask: Tensor, cache: Cache | None, sampling: Sampling
 ) -> tuple[Tensor, Cache | None]:
     """Generate on until all rows have ended, or until enough have for the others to go on without them."""
     from transformers import StoppingCriteriaList
 
-    arguments = sampling.generate_arguments()
-    arguments["max_new_tokens"] -= generated
     stop = _enough_ended(loaded.end_ids, len(input_ids))
     output = loaded.model.generate(
         input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, return_dict_in_generate=True,
         stopping_criteria=StoppingCriteriaList([stop]), eos_token_id=sorted(loaded.end_ids),
-        pad_token_id=loaded.tokenizer.pad_token_id, **arguments,
+        pad_token_id=loaded.tokenizer.pad_token_id, **sampling.generate_arguments(),
     )  # fmt: skip
     return output.sequences, output.past_key_values
 

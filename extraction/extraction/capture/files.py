@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,7 +47,7 @@ def begin_capture(
             if unfinished.is_dir():
                 logger.info("%s: unfinished activations of another capture are discarded", folder.trait)
                 shutil.rmtree(unfinished)
-            journal.begin({"capture": timeless(info), "dtype": decide()})
+            journal.begin(asdict(replace(info, dtype=decide())))
         _writers(folder, info, journal)
     process.wait()
     return _writers(folder, info, journal)
@@ -81,30 +81,23 @@ def clear_journal(folder: TraitFolder) -> None:
 def is_finished(folder: TraitFolder, info: ActivationsInfo) -> bool:
     """Whether the activations of just this capture are there."""
     try:
-        found = read_activations_info(folder)
+        return _is_of(asdict(read_activations_info(folder)), info)
     except (MissingInputError, DamagedFileError):
         return False
-    return timeless(found) == timeless(info) and _stored_as_asked(info, found.dtype)
 
 
-def timeless(info: ActivationsInfo) -> dict[str, object]:
-    """What two captures share when one can stand for the other, but for the precision of the files."""
-    return {key: value for key, value in asdict(info).items() if key not in ("versions", "dtype")}
+def _is_of(found: Mapping[str, object], info: ActivationsInfo) -> bool:
+    """Whether one capture can stand for another: in all but package versions, and a precision that nobody asked for."""
+    decides = [key for key in asdict(info) if key != "versions" and (key != "dtype" or info.dtype)]
+    return all(found.get(key) == getattr(info, key) for key in decides)
 
 
 def _goes_on(folder: TraitFolder, info: ActivationsInfo, begun: Mapping[str, Any] | None) -> bool:
     """Whether an unfinished capture is the one that is asked for, and all of its files are there."""
-    if begun is None or begun.get("capture") != timeless(info) or begun.get("dtype") not in get_args(StoredDtype):
+    if begun is None or not _is_of(begun, info) or begun.get("dtype") not in get_args(StoredDtype):
         return False
     # A file that is gone or cut would be made anew, empty, while the journal says that its rows are there.
-    stored: StoredDtype = begun["dtype"]
-    whole = (is_laid_out(path, shape, stored) for path, shape in _files(folder, info).values())
-    return _stored_as_asked(info, stored) and all(whole)
-
-
-def _stored_as_asked(info: ActivationsInfo, stored: str) -> bool:
-    """Whether files of this precision will do: any where none was asked for."""
-    return info.dtype in ("", stored)
+    return all(is_laid_out(path, shape, begun["dtype"]) for path, shape in _files(folder, info).values())
 
 
 def _refuse_links(folder: TraitFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Settings:
     """What stage 2 is asked for; ``extraction/2_extract_activations.py`` says more of each."""
 
     experiment: str
-    traits: tuple[str, ...]
+    traits: Sequence[str]
     model: str | None
     responses_from: str | None
     capture: CaptureSettings

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traitlens.validation.folds import Folds, make_folds
+from utils.definition import definition_behind
 from utils.errors import DefinitionError, MissingInputError, UserError
 from utils.experiment import TraitFolder
 from utils.formats.activation_files import Activations, read_activations
-from utils.formats.definition import definition_behind
 from utils.formats.response_files import read_responses_metadata
 from utils.formats.vector_metadata import CountsRecord
 from utils.records import DEFAULT_THRESHOLD, InstructionPair, Polarity, Response

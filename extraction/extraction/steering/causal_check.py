@@ -13,9 +13,9 @@ from extraction.capture.examples import spread_evenly
 from extraction.judging.scoring import JudgeSettings, resolve_judge
 from extraction.steering.bench import Bench, Series
 from extraction.steering.report import draw, verdict, warnings_about
+from utils.definition import definition_behind
 from utils.errors import UserError
 from utils.experiment import Experiment, TraitFolder
-from utils.formats.definition import definition_behind
 from utils.formats.files import check_output, write_json
 from utils.formats.vector_files import available_vectors, ranked_places, read_vector
 from utils.judge import Judge

@@ -10,6 +10,8 @@ from utils.formats.files import read_json
 from utils.records import InstructionPair, TraitDefinition
 from utils.remedies import definition_remedy
 
+_KEYS = ("instruction", "questions", "eval_prompt")
+
 
 def read_definition(folder: TraitFolder) -> TraitDefinition:
     """The trait's definition.
@@ -41,18 +43,15 @@ def parse_definition(value: object, path: Path, trait: str) -> TraitDefinition:
     """
     if not isinstance(value, dict):
         raise DefinitionError(path, f"expected a JSON object, found {type(value).__name__}")
-    for key in ("instruction", "questions", "eval_prompt"):
+    for key in _KEYS:
         if key not in value:
             raise DefinitionError(path, f"key {key!r} is missing; found {', '.join(map(str, value)) or 'nothing'}")
-    problem = (
-        _problem_of_pairs(value["instruction"])
-        or _problem_of_questions(value["questions"])
-        or _problem_of_eval_prompt(value["eval_prompt"])
-    )
+    instruction, questions, eval_prompt = (value[key] for key in _KEYS)
+    problem = _problem_of_pairs(instruction) or _problem_of_questions(questions) or _problem_of_prompt(eval_prompt)
     if problem:
         raise DefinitionError(path, problem)
-    instruction = tuple(InstructionPair(pair["pos"], pair["neg"]) for pair in value["instruction"])
-    return TraitDefinition(trait, instruction, tuple(value["questions"]), value["eval_prompt"])
+    pairs = tuple(InstructionPair(pair["pos"], pair["neg"]) for pair in instruction)
+    return TraitDefinition(trait, pairs, tuple(questions), eval_prompt)
 
 
 def _problem_of_pairs(pairs: object) -> str | None:
@@ -66,19 +65,17 @@ def _problem_of_pairs(pairs: object) -> str | None:
 
 
 def _problem_of_questions(questions: object) -> str | None:
-    if not isinstance(questions, list) or not questions or not all(_is_text(q) for q in questions):
+    if not isinstance(questions, list) or not questions or not all(map(_is_text, questions)):
         return "'questions' must be a list of non-empty texts with at least one"
-    if len(set(questions)) < len(questions):
-        double = next(q for i, q in enumerate(questions) if q in questions[:i])
-        return f"'questions' holds the same question twice: {double[:60]!r}"
-    return None
+    double = next((q for i, q in enumerate(questions) if q in questions[:i]), None)
+    return f"'questions' holds the same question twice: {double[:60]!r}" if double else None
 
 
-def _problem_of_eval_prompt(eval_prompt: object) -> str | None:
+def _problem_of_prompt(eval_prompt: object) -> str | None:
     if not isinstance(eval_prompt, str):
         return "'eval_prompt' must be a text"
-    missing = [p for p in ("{question}", "{answer}") if p not in eval_prompt]
-    return f"'eval_prompt' lacks {missing[0]}, so a judge would never see it" if missing else None
+    missing = next((part for part in ("{question}", "{answer}") if part not in eval_prompt), None)
+    return f"'eval_prompt' lacks {missing}, so a judge would never see it" if missing else None
 
 
 def _is_text(value: object) -> bool:
