@@ -15,7 +15,7 @@ import pytest
 import torch
 from extraction.fit.contrast import read_contrast
 from extraction.fit.vectors import FitSettings, extract_vectors
-from extraction.monitoring.texts import choose_vectors
+from extraction.monitoring.vectors import choose_vectors
 from safetensors.torch import load_file, save_file
 
 from tests.fit.conftest import DEFINITION, HIDDEN, N_LAYERS, write_trait

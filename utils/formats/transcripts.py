@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from utils.errors import DamagedFileError, UserError
 from utils.formats.files import parse_json, read_json, read_text
@@ -91,7 +90,7 @@ def read_texts(path: Path) -> list[Transcript]:
     return found
 
 
-def _rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, remedy: str) -> Iterator[tuple[str, object]]:
     """The rows of a file, each with a name for messages about it."""
     kind = path.suffix.lower()
     if kind == ".csv":
@@ -113,7 +112,7 @@ def _rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: cannot tell the format from the ending {kind!r}. {remedy}")
 
 
-def _csv_rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
+def _csv_rows(path: Path, remedy: str) -> Iterator[tuple[str, object]]:
     text = read_text(path, remedy)
     csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as it likes
     try:
@@ -128,7 +127,7 @@ def _csv_rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
         raise DamagedFileError(path, f"not a CSV table ({error}){cut}", remedy) from error
 
 
-def _prompt_of(path: Path, place: str, row: Any) -> Transcript:
+def _prompt_of(path: Path, place: str, row: object) -> Transcript:
     if isinstance(row, str) and row.strip():
         return asking(row)
     messages = _messages_of(path, place, row, _PROMPTS_REMEDY)
@@ -137,7 +136,7 @@ def _prompt_of(path: Path, place: str, row: Any) -> Transcript:
     return Transcript(tuple(messages))
 
 
-def _texts_of(path: Path, place: str, row: Any) -> list[Transcript]:
+def _texts_of(path: Path, place: str, row: object) -> list[Transcript]:
     messages = _messages_of(path, place, row, _TEXTS_REMEDY)
     if row.get("messages") is None:
         response = row.get("response")
@@ -151,7 +150,7 @@ def _texts_of(path: Path, place: str, row: Any) -> list[Transcript]:
     ]
 
 
-def _messages_of(path: Path, place: str, row: Any, remedy: str) -> list[Message]:
+def _messages_of(path: Path, place: str, row: object, remedy: str) -> list[Message]:
     """The messages of a row: its chat, or its question or prompt as the user's message."""
     if not isinstance(row, dict):
         raise DamagedFileError(path, f"{place} is {type(row).__name__}, not an object", remedy)
@@ -167,7 +166,7 @@ def _messages_of(path: Path, place: str, row: Any, remedy: str) -> list[Message]
     return messages
 
 
-def _message(path: Path, place: str, message: Any, remedy: str) -> Message:
+def _message(path: Path, place: str, message: object, remedy: str) -> Message:
     role = _ROLES.get(str(message.get("role"))) if isinstance(message, dict) else None
     if role is None:
         found = message.get("role") if isinstance(message, dict) else type(message).__name__
