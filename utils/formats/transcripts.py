@@ -138,7 +138,7 @@ def _prompt_of(path: Path, place: str, row: object) -> Transcript:
 
 def _texts_of(path: Path, place: str, row: object) -> list[Transcript]:
     messages = _messages_of(path, place, row, _TEXTS_REMEDY)
-    if row.get("messages") is None:
+    if isinstance(row, dict) and row.get("messages") is None:
         response = row.get("response")
         if not isinstance(response, str):
             raise DamagedFileError(path, f"{place} has no text under 'response'", _TEXTS_REMEDY)
@@ -167,11 +167,11 @@ def _messages_of(path: Path, place: str, row: object, remedy: str) -> list[Messa
 
 
 def _message(path: Path, place: str, message: object, remedy: str) -> Message:
-    role = _ROLES.get(str(message.get("role"))) if isinstance(message, dict) else None
+    given = message if isinstance(message, dict) else {"role": type(message).__name__}
+    found, content = given.get("role"), given.get("content")
+    role = _ROLES.get(str(found))
     if role is None:
-        found = message.get("role") if isinstance(message, dict) else type(message).__name__
         raise DamagedFileError(path, f"{place}: a message's role must be {', '.join(_ROLES)}, found {found!r}", remedy)
-    content = message.get("content")
     if isinstance(content, list):  # parts; those that are not text cannot be read
         texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         if len(texts) < len(content):
