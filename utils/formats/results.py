@@ -63,37 +63,37 @@ class ResultsFile:
         self._settings: dict[str, object] = json.loads(json.dumps(settings))  # tuples are lists when they are read back
         self._settings_path = output.with_name(f"{output.name}.settings")
         self._journal = Journal(output.parent, output.name)
-        self._results: dict[int, dict[str, object]] = {}
-        if not overwrite and self._is_begun():
-            self._results = self._read_back()
+        self._results = {} if overwrite else self._made_before()
+        if self._results:
             logger.info("%s has %d of %d results already", output, len(self._results), n_results)
-        if self.missing and (overwrite or not self._results):
+        else:
             self._journal.begin(self._settings)  # an older file stays until it is replaced, but no longer counts
             self._settings_path.unlink(missing_ok=True)
 
-    def _is_begun(self) -> bool:
-        """Whether there are results of the same settings; False where there are none at all."""
-        known: object = self._journal.settings()
-        if not self.output.exists() and (known is None or not self._journal.pieces()):
-            return False
-        if known is None:
-            if not self._settings_path.is_file():
-                raise UserError(f"{self.output} is there already, and it is not known how it was made. {_REPLACE}")
-            known = read_json(self._settings_path, _REPLACE)
-        if not isinstance(known, dict):
-            raise DamagedFileError(self._settings_path, "not a JSON object", _REPLACE)
+    def _made_before(self) -> dict[int, dict[str, object]]:
+        """The results of the same settings that are there, by number."""
+        begun = self._journal.settings()
+        pieces = [] if begun is None else self._journal.pieces(("index", "result"))
+        if not pieces and not self.output.exists():
+            return {}
+        known = self._settings_of_whole() if begun is None else begun
         differing = [key for key in {**known, **self._settings} if known.get(key) != self._settings.get(key)]
         if differing:
             raise UserError(f"{self.output} was made with other settings ({', '.join(differing)}). {_REPLACE}")
-        return True
-
-    def _read_back(self) -> dict[int, dict[str, object]]:
-        if self._journal.settings() is None:
+        if begun is None:
             results = dict(enumerate(read_results(self.output, _REPLACE)))
-            return results if len(results) == self._n_results else {}  # not as it was written: made again
-        pieces = self._journal.pieces(("index", "result"))
+            return results if len(results) == self._n_results else {}  # some were taken out: made again
         whole = (p for p in pieces if type(p["index"]) is int and problem_of_result(p["result"]) is None)
         return {piece["index"]: piece["result"] for piece in whole}
+
+    def _settings_of_whole(self) -> dict[str, object]:
+        """What the whole file that is there was made with."""
+        if not self._settings_path.is_file():
+            raise UserError(f"{self.output} is there already, and it is not known how it was made. {_REPLACE}")
+        known = read_json(self._settings_path, _REPLACE)
+        if not isinstance(known, dict):
+            raise DamagedFileError(self._settings_path, "not a JSON object", _REPLACE)
+        return known
 
     @property
     def missing(self) -> list[int]:
