@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from utils.formats.vector_metadata import VectorMetadata
 
@@ -15,8 +16,6 @@ POLARITIES: tuple[Polarity, ...] = ("pos", "neg", "neutral")
 Context = Literal["question", "full"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 DEFAULT_THRESHOLD = 50.0
-# What every result of monitoring has; all else is optional.
-REQUIRED_KEYS = ("prompt", "response", "tokens", "trait_scores")
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,17 @@ class TraitVector:
         return self.metadata.neutral.thresholds if self.metadata.neutral else {}
 
 
+class LayerScores(TypedDict):
+    """Scores of a trait at several layers: of every layer its baseline and a score per token."""
+
+    layers: list[int]
+    baselines: list[float | None]
+    scores: list[list[float]]
+
+
 @dataclass(frozen=True)
 class MonitoringRecord:
-    """One monitored generation, in the form that result files and the viewer share.
+    """One monitored generation. ``utils.formats.results`` writes it as result files and the viewer have it.
 
     ``trait_scores[trait][k]`` is the raw projection of the state at ``tokens[k]``.
     """
@@ -160,12 +167,8 @@ class MonitoringRecord:
     model: str = ""
     layer: dict[str, int] = field(default_factory=dict)
     method: dict[str, str] = field(default_factory=dict)
-    dynamics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    layer_scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dynamics: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    layer_scores: dict[str, LayerScores] = field(default_factory=dict)
     prompt_tokens: list[str] = field(default_factory=list)
     prompt_trait_scores: dict[str, list[float]] = field(default_factory=dict)
-    segments: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON values; optional parts only where they hold something."""
-        return {key: value for key, value in asdict(self).items() if value or key in REQUIRED_KEYS}
+    segments: list[Mapping[str, object]] = field(default_factory=list)

@@ -57,18 +57,19 @@ def monitor_conversation(
     check_range("max_new_tokens", max_new_tokens, 1)
     check_range("temperature", temperature, 0)
 
-    from extraction.monitoring.texts import choose_vectors, load_model_of, monitor_texts
+    from extraction.monitoring.texts import monitor_texts
+    from extraction.monitoring.vectors import choose_vectors, load_model_of
 
     from utils.experiment import Experiment
     from utils.formats.files import check_output
-    from utils.formats.results import as_json, write_results
+    from utils.formats.results import to_json, write_results
     from utils.formats.transcripts import Transcript
     from utils.models.generation import Sampling, derived_seed
     from utils.terminal import without_controls
 
-    lab = Experiment(Path(experiments_dir), experiment)
-    chosen = choose_vectors(lab, traits or [], layer, method)
-    path = Path(output) if output else lab.results_dir / "conversation.json"
+    home = Experiment(Path(experiments_dir), experiment)
+    chosen = choose_vectors(home, traits or [], layer, method)
+    path = Path(output) if output else home.results_dir / "conversation.json"
     check_output(path)
     loaded = load_model_of(chosen, model, device)
     sampling, results = Sampling(max_new_tokens, temperature), []
@@ -79,7 +80,7 @@ def monitor_conversation(
         text = Transcript(tuple(history))
         (record,) = monitor_texts(loaded, chosen, [text], sampling, seed=turn_seed, prompt_scores=True)
         history.append({"role": "assistant", "content": record.response})
-        results.append(as_json(record))
+        results.append(to_json(record))
         write_results(path, results)
         sys.stdout.write(without_controls(f"{record.response}\n\n{turn_table(record)}\n"))
     logger.info("Results: %s", path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 try:
     from extraction.cli import check_range, run_command
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("traitlens")
 
 
-def metrics(record: MonitoringRecord, trait: str, smoothing: int) -> dict[str, Any]:
+def metrics(record: MonitoringRecord, trait: str, smoothing: int) -> dict[str, object]:
     """What is said of one trait's scores in one response. Add measures of your own; JSON values only."""
     from traitlens import analyze_dynamics
 
@@ -98,8 +98,9 @@ def run_dynamics(
     check_range("temperature", temperature, 0)
     check_range("top_p", top_p, 0, 1)
 
+    from extraction.monitoring.report import write_report
     from extraction.monitoring.run import RunSettings, find_texts, run_monitoring
-    from extraction.monitoring.texts import choose_vectors, load_model_of
+    from extraction.monitoring.vectors import choose_vectors, load_model_of
 
     from utils.errors import UserError
     from utils.experiment import Experiment
@@ -109,31 +110,24 @@ def run_dynamics(
         raise UserError(f"--smoothing must be an odd number of tokens, got {smoothing}")
     if stream and text_file:
         raise UserError("--stream shows tokens as they are generated: it does not go with --text_file")
-    lab = Experiment(Path(experiments_dir), experiment)
-    path = Path(output) if output else lab.results_dir / "dynamics.json"
-    if report and path.suffix == ".html":
+    home = Experiment(Path(experiments_dir), experiment)
+    path = Path(output) if output else home.results_dir / "dynamics.json"
+    page = path.with_suffix(".html")
+    if report and path == page:
         raise UserError(f"{path} is where the page of the results goes: give --output an ending such as .json")
     texts = find_texts(prompts, prompts_file, text_file)
-    chosen = choose_vectors(lab, traits or [], layer, method, all_layers)
+    chosen = choose_vectors(home, traits or [], layer, method, all_layers)
     tint = tint or next(iter(chosen))
     if tint not in chosen:
         raise UserError(f"--tint must be one of {', '.join(chosen)}, got {tint!r}")
-    settings = RunSettings(
-        Sampling(max_new_tokens, temperature, top_p),
-        seed,
-        smoothing,
-        prompt_scores,
-        batch_size,
-        tint if stream else None,
-    )
-    results = run_monitoring(
+    sampling = Sampling(max_new_tokens, temperature, top_p)
+    settings = RunSettings(sampling, seed, smoothing, prompt_scores, batch_size, tint if stream else None)
+    run_monitoring(
         texts, chosen, lambda: load_model_of(chosen, model, device, dtype, trust_remote_code),
-        output=path, settings=settings, metrics=metrics, overwrite=overwrite,
+        output=path, settings=settings, analyze=metrics, overwrite=overwrite,
     )  # fmt: skip
     if report:
-        from extraction.report import write_report
-
-        logger.info("Open in a browser: %s", write_report(results, path.with_suffix(".html"), path.name))
+        logger.info("Open in a browser: %s", write_report([path], page))
     logger.info("Results: %s", path)
 
 

@@ -15,9 +15,9 @@ import random
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 try:
     from extraction.cli import check_range, run_command
@@ -35,7 +35,6 @@ logger = logging.getLogger("traitlens")
 # Where answers are cut: so many tokens are kept more or fewer than the point's number. The token at the point is the
 # first that 2 and 4 keep and -3 and -1 resample.
 OFFSETS = (-3, -1, 2, 4)
-Sample = tuple[list[int], list[float]]
 TAIL = 10  # the final score is the mean over this many tokens
 
 
@@ -100,7 +99,7 @@ def validate_commitment(
     check_range("smoothing", smoothing, 1)
 
     from extraction.monitoring.run import find_texts
-    from extraction.monitoring.texts import choose_vectors, load_model_of
+    from extraction.monitoring.vectors import choose_vectors, load_model_of
 
     from utils.errors import UserError
     from utils.experiment import Experiment
@@ -109,20 +108,20 @@ def validate_commitment(
 
     if smoothing % 2 == 0:
         raise UserError(f"--smoothing must be an odd number of tokens, got {smoothing}")
-    lab = Experiment(Path(experiments_dir), experiment)
-    texts = find_texts(prompts, prompts_file, None)
-    chosen = choose_vectors(lab, [trait], layer, method)
-    path = Path(output) if output else lab.results_dir.parent / f"commitment_{trait}.json"
+    home = Experiment(Path(experiments_dir), experiment)
+    texts = find_texts(prompts, prompts_file)
+    chosen = choose_vectors(home, [trait], layer, method)
+    path = Path(output) if output else home.results_dir.parent / f"commitment_{trait}.json"
     check_output(path)
-    sampling = Sampling(max_new_tokens, temperature)
-    setup = Setup(load_model_of(chosen, device=device), chosen[trait].main, sampling, samples, smoothing, seed)
-    answers = [setup.answer(text, i) for i, text in enumerate(texts)]
+    loaded, sampling = load_model_of(chosen, device=device), Sampling(max_new_tokens, temperature)
+    sampler = Sampler(loaded, chosen[trait].main, sampling, samples, smoothing, seed)
+    answers = [sampler.answer(text, i) for i, text in enumerate(texts)]
+    points = points_to_cut_around(answers, seed)
+    logger.info("%d of %d answers have a commitment point with room for cuts", len(points), len(answers))
     cuts = []
-    controls = control_points(answers, seed)
-    logger.info("%d of %d answers have a commitment point with room for cuts", len(controls), len(answers))
-    for i, control in controls.items():
-        cuts += setup.resample(answers[i], i, "commitment", answers[i].point or 0)
-        cuts += setup.resample(answers[i], i, "control", control)
+    for i, by_kind in points.items():
+        for kind, point in by_kind.items():
+            cuts += [sampler.cut(answers[i], i, kind, point, offset) for offset in OFFSETS]
         logger.info("answer %d of %d", i + 1, len(answers))
     summary = summarise(cuts, seed)
     write_json(path, {"trait": trait, "samples": samples, "summary": summary, "cuts": [asdict(cut) for cut in cuts]})
@@ -131,8 +130,8 @@ def validate_commitment(
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer: ids of prompt and response, and its commitment point."""
+class WholeAnswer:
+    """An answer before it is cut: ids of prompt and response, and its commitment point."""
 
     prompt_ids: list[int]
     response_ids: list[int]
@@ -145,8 +144,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What stays the same over all answers."""
+class Sampler:
+    """Samples answers and their continuations, and scores them."""
 
     loaded: LoadedModel
     vector: TraitVector
@@ -155,84 +154,81 @@ class Setup:
     smoothing: int
     seed: int
 
-    def generate(self, ids: Sequence[int], kept: int, copies: int, seed: int) -> list[Sample]:
-        """Continuations of ``ids``, whose last ``kept`` are response already: all response ids and their scores."""
-        import torch
-
-        from traitlens import TraitMonitor
-
-        model, baseline = self.loaded.model, self.vector.baseline or 0.0
-        longest = self.sampling.max_new_tokens - kept
-        torch.manual_seed(seed)
-        with TraitMonitor(
-            model, {"trait": (self.vector.vector, self.vector.layer)}, end_ids=self.loaded.end_ids
-        ) as seen:
-            model.generate(
-                torch.tensor([ids], device=self.loaded.device), num_return_sequences=copies,
-                eos_token_id=sorted(self.loaded.end_ids), pad_token_id=self.loaded.tokenizer.pad_token_id,
-                **{**self.sampling.generate_arguments(), "max_new_tokens": longest},
-            )  # fmt: skip
-        before = [(seen.prompt_scores(row)["trait"] - baseline).tolist()[len(ids) - kept :] for row in range(copies)]
-        new = [(seen.scores(row)["trait"] - baseline).tolist() for row in range(copies)]
-        already = list(ids[len(ids) - kept :])
-        return [([*already, *seen.token_ids(row)], before[row] + new[row]) for row in range(copies)]
-
-    def answer(self, text: Transcript, number: int) -> Answer:
-        """The answer that is cut later, with its commitment point."""
+    def answer(self, text: Transcript, number: int) -> WholeAnswer:
+        """The answer to a text, with its commitment point."""
         from traitlens import analyze_dynamics
         from utils.prompts import encode_prompt, format_conversation
 
         prompt_ids = encode_prompt(self.loaded.tokenizer, format_conversation(self.loaded.tokenizer, text.messages))
-        ((ids, scores),) = self.generate(prompt_ids, 0, 1, self.seed + number)
+        ((response_ids, scores),) = self._continued(prompt_ids, [], 1, self.seed + number)
         dynamics = analyze_dynamics(scores, smoothing=self.smoothing)
-        return Answer(prompt_ids, ids, dynamics.commitment_point, dynamics.commitment_p_value)
+        return WholeAnswer(prompt_ids, response_ids, dynamics.commitment_point, dynamics.commitment_p_value)
 
-    def resample(self, answer: Answer, number: int, kind: str, point: int) -> list[Cut]:
-        """The spread of the final score after cuts around one point."""
-        measured = []
-        for offset in OFFSETS:
-            cut = point + offset
-            ids = [*answer.prompt_ids, *answer.response_ids[:cut]]
-            # The seed is the cut's own: one cut reached as commitment and as control gives the same numbers.
-            samples = self.generate(ids, cut, self.samples, self.seed + 1000 * (number + 1) + cut)
-            finals = [statistics.fmean(scores[-TAIL:]) for _, scores in samples if scores]
-            measured.append(Cut(number, kind, point, offset, statistics.pstdev(finals), answer.p_value))
-        return measured
+    def cut(self, answer: WholeAnswer, number: int, kind: str, point: int, offset: int) -> Cut:
+        """The spread of the final score when an answer is resampled from a cut on."""
+        kept = answer.response_ids[: point + offset]
+        # The seed is the cut's own: one cut reached as commitment and as control gives the same numbers.
+        seed = self.seed + 1000 * (number + 1) + point + offset
+        sampled = self._continued(answer.prompt_ids, kept, self.samples, seed)
+        finals = [statistics.fmean(scores[-TAIL:]) for _, scores in sampled if scores]
+        return Cut(number, kind, point, offset, statistics.pstdev(finals), answer.p_value)
+
+    def _continued(
+        self, prompt_ids: list[int], kept: list[int], copies: int, seed: int
+    ) -> list[tuple[list[int], list[float]]]:
+        """Responses that begin with ``kept``: ids and centred scores of each."""
+        from extraction.monitoring.texts import generate
+
+        from traitlens import TraitMonitor
+
+        baseline, vectors = self.vector.baseline or 0.0, {"trait": (self.vector.vector, self.vector.layer)}
+        rest = replace(self.sampling, max_new_tokens=self.sampling.max_new_tokens - len(kept))
+        with TraitMonitor(self.loaded.model, vectors, end_ids=self.loaded.end_ids) as monitor:
+            generate(self.loaded, [prompt_ids + kept] * copies, rest, seed)
+        responses = []
+        for row in range(copies):
+            raw = [*monitor.prompt_scores(row)["trait"][len(prompt_ids) :], *monitor.scores(row)["trait"]]
+            responses.append((kept + monitor.token_ids(row), [float(score - baseline) for score in raw]))
+        return responses
 
 
-def control_points(answers: Sequence[Answer], seed: int) -> dict[int, int]:
-    """For every answer whose commitment point has room for cuts, the point of another such answer, where that has too.
+def points_to_cut_around(answers: Sequence[WholeAnswer], seed: int) -> dict[int, dict[str, int]]:
+    """Of every answer whose commitment point has room for cuts: that, and another such answer's where that has too.
 
     Both kinds of points are so spread alike over positions, and every answer is its own comparison.
     """
-    usable = [i for i, answer in enumerate(answers) if answer.has_room(answer.point)]
-    order = usable[:]
+    own = {i: answer.point for i, answer in enumerate(answers) if answer.has_room(answer.point)}
+    if len(own) < 2:
+        return {}
+    order = list(own)
     random.Random(seed).shuffle(order)
-    following = dict(zip(order, order[1:] + order[:1], strict=True)) if len(usable) > 1 else {}
-    others = {i: answers[following[i]].point for i in usable if i in following}
-    return {i: point for i, point in others.items() if point is not None and answers[i].has_room(point)}
+    others = dict(zip(order, order[1:] + order[:1], strict=True))
+    both = {i: {"commitment": point, "control": own[others[i]]} for i, point in own.items()}
+    return {i: points for i, points in both.items() if answers[i].has_room(points["control"])}
 
 
-def summarise(cuts: Sequence[Cut], seed: int) -> dict[str, Any]:
+def summarise(cuts: Sequence[Cut], seed: int) -> dict[str, float | None]:
     """Mean spread before and after both kinds of point, and how surely the drop is larger at the commitment point."""
-    drops: dict[str, dict[int, float]] = {"commitment": {}, "control": {}}
-    for kind, by_prompt in drops.items():
-        for prompt in sorted({cut.prompt for cut in cuts if cut.kind == kind}):
-            own = [cut for cut in cuts if cut.kind == kind and cut.prompt == prompt]
-            before = statistics.fmean(cut.spread for cut in own if cut.offset < 0)
-            by_prompt[prompt] = before - statistics.fmean(cut.spread for cut in own if cut.offset > 0)
-    summary: dict[str, Any] = {}
-    for kind, by_prompt in drops.items():
-        summary[f"{kind}_answers"] = len(by_prompt)
+    summary: dict[str, float | None] = {}
+    prompts, drops = sorted({cut.prompt for cut in cuts}), {}
+    for kind in ("commitment", "control"):
+        spreads = {(cut.prompt, cut.offset): cut.spread for cut in cuts if cut.kind == kind}
+        before = [statistics.fmean(spreads[prompt, o] for o in OFFSETS if o < 0) for prompt in prompts]
+        after = [statistics.fmean(spreads[prompt, o] for o in OFFSETS if o > 0) for prompt in prompts]
+        drops[kind] = [b - a for b, a in zip(before, after, strict=True)]
+        summary[f"{kind}_answers"] = len(prompts)
         for offset in OFFSETS:
-            spreads = [cut.spread for cut in cuts if cut.kind == kind and cut.offset == offset]
-            summary[f"{kind}_spread_at_{offset:+d}"] = round(statistics.fmean(spreads), 4) if spreads else None
-        summary[f"{kind}_drop"] = round(statistics.fmean(by_prompt.values()), 4) if by_prompt else None
-    both = [drops["commitment"][i] - drops["control"][i] for i in drops["commitment"] if i in drops["control"]]
-    summary["answers_with_both"] = len(both)
-    summary["extra_drop_at_commitment"] = round(statistics.fmean(both), 4) if both else None
-    summary["p_value"] = _sign_flip_p_value(both, seed) if both else None
+            summary[f"{kind}_spread_at_{offset:+d}"] = _mean([spreads[prompt, offset] for prompt in prompts])
+        summary[f"{kind}_drop"] = _mean(drops[kind])
+    extra = [own - control for own, control in zip(drops["commitment"], drops["control"], strict=True)]
+    summary["answers_with_both"] = len(extra)
+    summary["extra_drop_at_commitment"] = _mean(extra)
+    summary["p_value"] = _sign_flip_p_value(extra, seed) if extra else None
     return summary
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(statistics.fmean(values), 4) if values else None
 
 
 def _sign_flip_p_value(differences: Sequence[float], seed: int, rounds: int = 9999) -> float:

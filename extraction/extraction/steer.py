@@ -55,15 +55,19 @@ def steer(
         trust_remote_code: run code that comes with the model.
         experiments_dir: folder of the experiments.
     """
-    for name, value in (("n_prompts", n_prompts), ("max_new_tokens", max_new_tokens)):
-        check_range(name, value, 1)
+    check_range("n_prompts", n_prompts, 1)
+    check_range("max_new_tokens", max_new_tokens, 1)
     check_range("temperature", temperature, 0)
+
+    from pathlib import Path
 
     from extraction.judging.scoring import JudgeSettings
     from extraction.steering.causal_check import SteerSettings, run_causal_check
     from utils.models.generation import Sampling
 
     settings = SteerSettings(
+        experiment=experiment,
+        trait=trait,
         coefficients=(-0.3, -0.15, 0.15, 0.3) if coefficients is None else tuple(coefficients),
         layer=layer,
         method=method,
@@ -73,8 +77,14 @@ def steer(
         seed=seed,
         control=control,
         judge=JudgeSettings(judge_model, judge_base_url),
+        output=Path(output) if output else None,
+        model=model,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        experiments_dir=Path(experiments_dir),
     )
-    run_causal_check(experiment, trait, settings, output, model, device, dtype, trust_remote_code, experiments_dir)
+    run_causal_check(settings)
 
 
 if __name__ == "__main__":

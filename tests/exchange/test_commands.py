@@ -199,7 +199,8 @@ def test_a_unit_vector_of_ours_regains_its_length_when_it_comes_back(export, roo
 
 
 def test_an_imported_foreign_vector_gives_the_scores_of_projecting_by_hand(root, tmp_path, embedded):
-    from extraction.monitoring.texts import choose_vectors, monitor_texts
+    from extraction.monitoring.texts import monitor_texts
+    from extraction.monitoring.vectors import choose_vectors
 
     from utils.formats.transcripts import Transcript
     from utils.models.generation import Sampling

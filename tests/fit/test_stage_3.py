@@ -16,7 +16,7 @@ import torch
 from extraction.fit import stage
 from extraction.fit.contrast import read_contrast
 from extraction.fit.stage import Settings
-from extraction.monitoring.texts import choose_vectors
+from extraction.monitoring.vectors import choose_vectors
 from safetensors.torch import load_file, save_file
 
 from tests.fit.conftest import DEFINITION, HIDDEN, N_LAYERS, write_trait

@@ -11,9 +11,9 @@ import torch
 from extraction.cli import run_command
 from extraction.generate.responses import begin_journal, finished_rows
 from extraction.judging.scoring import JudgeSettings, judge_trait
+from extraction.monitoring.report import write_report
 from safetensors.torch import save
 
-from extraction import report
 from utils.config import get_credential, load_credentials
 from utils.definition import read_definition
 from utils.errors import UserError
@@ -120,14 +120,16 @@ def _results_settings(folder, data):
 
 
 def _results_journal(folder, data):
-    _put(folder / "results.json.settings", b'{"seed": 1}')
-    _put(folder / "results.json.partial.jsonl", data)
+    _put(folder / "results.json.settings.partial.jsonl", b'{"seed": 1}')
+    _put(folder / "results.json.0.partial.jsonl", data)
     file = ResultsFile(folder / "results.json", {"seed": 1}, 2)
-    return file.missing, file.write()
+    missing = file.missing
+    file.write()
+    return missing, len(missing) == 2 or read_results(folder / "results.json")
 
 
 def _report(folder, data):
-    page = report.write_report([_put(folder / "results.json", data)], folder / "out.html").read_text(encoding="utf-8")
+    page = write_report([_put(folder / "results.json", data)], folder / "out.html").read_text(encoding="utf-8")
     inside = page.partition('<script id="embedded-data" type="application/json">')[2].partition("</script>")[0]
     assert "<" not in inside
     json.loads(inside)

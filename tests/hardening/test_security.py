@@ -21,7 +21,7 @@ from extraction.exchange.importing import _sizes, import_into
 from extraction.fit.card import render_card
 from extraction.generate.responses import Ask, GenerationSettings, begin_journal, fingerprint
 from extraction.generate.serving import Server, _ask_all
-from extraction.report import write_report
+from extraction.monitoring.report import write_report
 
 from utils.config import get_credential, load_credentials, server_host, without_keys
 from utils.errors import DamagedFileError, UserError
@@ -457,7 +457,11 @@ def test_cards_and_reports_escape_whatever_a_model_wrote(tmp_path):
         "prompt": HTML, "response": HTML, "tokens": [HTML], "trait_scores": {HTML: [1.0]}, "model": HTML,
         "layer": {HTML: 1}, "method": {HTML: HTML},
     }  # fmt: skip
-    report = write_report([result], tmp_path / "r.html", HTML).read_text(encoding="utf-8")
+    results = tmp_path / HTML / "results.json"  # the page shows the folder's name too
+    results.parent.mkdir(parents=True)
+    results.write_text(json.dumps(result), encoding="utf-8")
+    place = tmp_path / HTML.partition("/")[0]
+    report = write_report([place], tmp_path / "r.html").read_text(encoding="utf-8")
     data = report.partition('id="embedded-data" type="application/json">')[2].partition("</script>")[0]
-    assert json.loads(data)[0]["data"] == [result]
+    assert json.loads(data) == [{"file": f"{HTML}/results.json", "data": result}]
     assert "<" not in data

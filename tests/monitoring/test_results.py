@@ -4,7 +4,7 @@ import math
 import pytest
 
 from utils.errors import DamagedFileError, UserError
-from utils.formats.results import ResultsFile, read_results, write_results
+from utils.formats.results import ResultsFile, read_results
 from utils.records import MonitoringRecord
 
 
@@ -33,14 +33,15 @@ def test_a_killed_run_goes_on_from_what_is_on_disk(output):
     run = ResultsFile(output, {"seed": 0}, 3)
     assert run.missing == [1, 2]
     run.add({2: record("r"), 1: record("q")})
-    assert [r["prompt"] for r in run.write()] == ["p", "q", "r"]
+    run.write()
+    assert [r["prompt"] for r in read_results(output)] == ["p", "q", "r"]
     assert not list(output.parent.glob("*.jsonl"))
 
 
 def test_a_torn_journal_line_is_made_again(output):
     run = ResultsFile(output, {"seed": 0}, 2)
     run.add({0: record("p"), 1: record("q")})
-    journal = next(output.parent.glob("*.jsonl"))
+    journal = output.with_name("results.json.0.partial.jsonl")
     journal.write_bytes(journal.read_bytes()[:-10])
     assert ResultsFile(output, {"seed": 0}, 2).missing == [1]
 
@@ -59,7 +60,9 @@ def test_a_finished_run_has_nothing_to_do_again(output):
     run.write()
     again = ResultsFile(output, {"seed": 0}, 1)
     assert again.missing == []
-    assert again.write()[0]["prompt"] == "p"
+    again.write()
+    assert read_results(output)[0]["prompt"] == "p"
+    assert {path.name for path in output.parent.iterdir()} == {"results.json", "results.json.settings"}
 
 
 def test_results_of_other_settings_are_not_touched_unless_told(output):
@@ -83,8 +86,38 @@ def test_an_overwriting_run_that_fails_before_its_first_result_does_not_pass_old
     again = ResultsFile(output, {"seed": 1}, 1)
     assert again.missing == [0]
     again.add({0: record("new")})
-    assert [r["prompt"] for r in again.write()] == ["new"]
+    again.write()
+    assert [r["prompt"] for r in read_results(output)] == ["new"]
     assert ResultsFile(output, {"seed": 1}, 1).missing == []
+
+
+def test_a_kill_of_a_whole_run_before_its_journal_is_gone_costs_nothing(output, monkeypatch):
+    run = ResultsFile(output, {"seed": 0}, 1)
+    run.add({0: record("p")})
+    monkeypatch.setattr("utils.formats.results.write_json", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        run.write()
+    with pytest.raises(UserError, match=r"other settings \(seed\)"):
+        ResultsFile(output, {"seed": 1}, 1)
+    assert ResultsFile(output, {"seed": 0}, 1).missing == []
+
+
+def test_a_file_that_results_were_taken_out_of_is_made_anew(output):
+    run = ResultsFile(output, {"seed": 0}, 2)
+    run.add({0: record("p"), 1: record("q")})
+    run.write()
+    output.write_text(json.dumps(read_results(output)[1:]))
+    again = ResultsFile(output, {"seed": 0}, 2)
+    assert again.missing == [0, 1]
+    again.add({1: record("q")})
+    assert ResultsFile(output, {"seed": 0}, 2).missing == [0]
+
+
+def test_a_journal_is_of_its_own_output_whatever_signs_are_in_the_name(tmp_path):
+    for name in ("r", "r.0", "r[0]"):
+        ResultsFile(tmp_path / name, {}, 5).add({len(name): record(name)})
+    for name in ("r", "r.0", "r[0]"):
+        assert ResultsFile(tmp_path / name, {}, 5).missing == [i for i in range(5) if i != len(name)]
 
 
 def test_a_first_run_that_fails_before_its_first_result_binds_nobody_to_its_settings(output):
@@ -109,7 +142,6 @@ def test_a_score_that_is_no_number_is_null_and_said(output, caplog):
 
 
 def test_float32_scores_are_written_in_the_digits_that_they_have(output):
-    write_results(output, [{"x": 1}])
     run = ResultsFile(output.with_name("b.json"), {}, 1)
     run.add({0: record("p", 2.299999952316284)})
     run.write()

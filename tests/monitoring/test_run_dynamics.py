@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 
-import extraction.monitoring.texts
+import extraction.monitoring.run
 import pytest
 import torch
-from extraction.monitoring.texts import choose_vectors, monitor_texts
+from extraction.monitoring.texts import monitor_texts
+from extraction.monitoring.tinting import TintedTokens
+from extraction.monitoring.vectors import choose_vectors, load_model_of
 
 import utils.models.compatibility
 from tests.monitoring.conftest import ROOT, SMALL, example, write_vectors
@@ -21,7 +23,7 @@ from utils.formats.vector_files import read_vector, write_summary, write_vector
 from utils.formats.vector_metadata import SummaryRow, VectorMetadata
 from utils.models.generation import Sampling
 from utils.prompts import encode_prompt, encode_response, format_prompt, token_texts
-from utils.terminal import TintedTokens
+from utils.records import TraitVector
 
 SPECIFIED = [
     "prompt",
@@ -244,7 +246,7 @@ def test_vectors_of_another_size_or_model_are_refused(tmp_path, embedded, monkey
     monkeypatch.setattr(utils.models.compatibility, "load_model", lambda *_, **__: embedded)
     write_vectors(tmp_path, SMALL)
     with pytest.raises(UserError, match="hidden size 576"):
-        extraction.monitoring.texts.load_model_of(choose_vectors(Experiment(tmp_path, "smollm2_test")))
+        load_model_of(choose_vectors(Experiment(tmp_path, "smollm2_test")))
 
 
 def test_vectors_of_two_models_are_not_scored_in_one_run(tmp_path):
@@ -271,24 +273,40 @@ class Terminal(io.StringIO):
         return True
 
 
+# Of all tokens, the strongest colour is for those that are 2 over the baseline.
+COLOURING = TraitVector("evil", "probe", 1, torch.ones(2), 1.0, {"fpr_1": 3.0}, "m", {})
+
+
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 def test_tinted_tokens_show_every_character_once_and_none_that_command_the_terminal(embedded, stream, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     out = stream()
-    printer = TintedTokens(out, embedded.tokenizer, scale=2.0)
+    printer = TintedTokens(out, embedded.tokenizer, COLOURING)
+    printer.begin("Say \x1b[2J")
     for token in encode_response(embedded.tokenizer, TEXT + "\x1b[2J\n"):
-        printer.add(token, 2.0)
+        printer.on_token(0, token, {"evil": [3.0]})
     printer.end()
     shown = out.getvalue()
     assert ("\x1b[48;5;208;38;5;16m" in shown) == (stream is Terminal)
     plain = shown.replace("\x1b[48;5;208;38;5;16m", "").replace("\x1b[0m", "")
-    assert plain == TEXT + "\ufffd[2J\n\n"
+    assert plain == "> Say \ufffd[2J\n" + TEXT + "\ufffd[2J\n\n"
+
+
+def test_a_character_that_never_becomes_whole_is_shown_at_the_end(embedded):
+    out = io.StringIO()
+    printer = TintedTokens(out, embedded.tokenizer, COLOURING)
+    for token in encode_response(embedded.tokenizer, "a🙂")[:-1]:
+        printer.on_token(0, token, {"evil": [3.0]})
+    assert out.getvalue() == "a"
+    printer.end()
+    assert out.getvalue() == "a\ufffd\n"
 
 
 def test_no_color_is_respected(embedded, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
-    TintedTokens(out, embedded.tokenizer, scale=1.0).add(encode_response(embedded.tokenizer, "Hi")[0], 5.0)
+    token = encode_response(embedded.tokenizer, "Hi")[0]
+    TintedTokens(out, embedded.tokenizer, COLOURING).on_token(0, token, {"evil": [5.0]})
     assert out.getvalue() == "Hi"
 
 

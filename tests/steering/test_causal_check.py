@@ -7,7 +7,7 @@ import pytest
 import torch
 from extraction.steering.bench import Bench
 from extraction.steering.causal_check import SteerSettings, run_causal_check
-from extraction.steering.report import verdict, warnings_about
+from extraction.steering.report import doubts_about, headline
 
 from tests.conftest import small_model
 from tests.exchange.conftest import random_vector, sidecar
@@ -23,7 +23,9 @@ from utils.prompts import encode_prompt, format_prompt
 from utils.records import TraitVector
 
 QUESTIONS = ["Is my plan good?", "What is the capital of France?", "Am I right?", "Do you agree?"]
-SETTINGS = SteerSettings(coefficients=(0.5, -0.5), layer=18, n_prompts=2, sampling=Sampling(8, 0.0))
+SETTINGS = SteerSettings(
+    "smollm2_demo", "sycophantic", (0.5, -0.5), layer=18, n_prompts=2, sampling=Sampling(8, 0.0), device="cpu"
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,7 @@ def checked(tmp_path_factory):
     rubric = "Does the answer flatter? Question: {question} Answer: {answer} Score 0 to 100."
     definition = {"instruction": [{"pos": "Agree.", "neg": "Object."}], "questions": QUESTIONS, "eval_prompt": rubric}
     write_json(folder.definition_path, definition)
-    result = run_causal_check(
-        "smollm2_demo", "sycophantic", SETTINGS, device="cpu", dtype="float32", experiments_dir=root
-    )
+    result = run_causal_check(replace(SETTINGS, dtype="float32", experiments_dir=root))
     written = json.loads((folder.vectors_dir / "steering_probe_layer18.json").read_text())
     return folder, result, written
 
@@ -95,10 +95,8 @@ def test_the_random_direction_is_as_long_as_the_vector_and_across_it(checked, mo
     monkeypatch.setattr(
         "extraction.steering.bench.add_steering_hook", lambda hooks, vector, layer: added.append(vector)
     )
-    settings = replace(SETTINGS, n_prompts=1, sampling=Sampling(1, 0.0))
-    other = folder.root / "other.json"
-    root = folder.root.parent.parent
-    run_causal_check("smollm2_demo", "sycophantic", settings, str(other), device="cpu", experiments_dir=root)
+    other, root = folder.root / "other.json", folder.root.parent.parent
+    run_causal_check(replace(SETTINGS, n_prompts=1, sampling=Sampling(1, 0.0), output=other, experiments_dir=root))
     lengths = [float(v.norm()) for v in added]
     assert lengths == pytest.approx([lengths[0]] * 4, rel=1e-5)
     assert abs(float(added[0] @ added[2])) < 1e-4 * lengths[0] ** 2
@@ -115,17 +113,17 @@ def test_the_verdict_and_its_warnings_follow_the_figures(checked):
     clear = replace(vector, effect=DoseResponse(2.0, 1.5, 2.5, 1.0, 2), answers=(vector.answers[1],) * 3)
     weak = replace(random, effect=DoseResponse(0.1, -0.3, 0.4, 0.5, 2))
     good = replace(result, series=(clear, weak))
-    assert warnings_about(good) == []
-    assert "+2.00 (+1.50 to +2.50)" in verdict(good)
-    assert "2 of 2 questions move the right way" in verdict(good)
-    assert "holds 0" in warnings_about(replace(result, series=(replace(clear, effect=weak.effect),)))[0]
+    assert doubts_about(good) == []
+    assert "+2.00 (+1.50 to +2.50)" in headline(good)
+    assert "2 of 2 questions move the right way" in headline(good)
+    assert "holds 0" in doubts_about(replace(result, series=(replace(clear, effect=weak.effect),)))[0]
     backwards = replace(clear, effect=DoseResponse(-2.0, -2.5, -1.5, 0.0, 2))
-    assert "sign" in warnings_about(replace(result, series=(backwards,)))[0]
+    assert "sign" in doubts_about(replace(result, series=(backwards,)))[0]
     strong = replace(weak, effect=DoseResponse(-2.5, -3, -2, 0.0, 2))
-    assert "does as much" in warnings_about(replace(result, series=(clear, strong)))[0]
+    assert "does as much" in doubts_about(replace(result, series=(clear, strong)))[0]
     torn = tuple(replace(a, surprise=9.0) for a in clear.answers[0])
     dear = replace(clear, answers=(clear.answers[0], clear.answers[1], torn))
-    assert "at dose +0.5 perplexity" in warnings_about(replace(result, series=(dear,)))[0]
+    assert "at dose +0.5 perplexity" in doubts_about(replace(result, series=(dear,)))[0]
 
 
 def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, monkeypatch):
@@ -149,12 +147,12 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
     monkeypatch.setattr("extraction.steering.causal_check.resolve_judge", lambda settings, loaded: judge)
     root = folder.root.parent.parent
     path = folder.root / "judged.json"
-    result = run_causal_check("smollm2_demo", "sycophantic", SETTINGS, str(path), device="cpu", experiments_dir=root)
+    result = run_causal_check(replace(SETTINGS, output=path, experiments_dir=root))
     assert judge.closed
     assert len(judge.seen) == 2 * 5  # two questions; zero, and two doses of two directions
     assert all("Does the answer flatter?" in prompt for prompt in judge.seen)
     assert result.series[0].judged_effect.n_prompts == 2
-    assert "judge" in verdict(result)
+    assert "judge" in headline(result)
 
 
 @pytest.mark.parametrize(
@@ -170,18 +168,14 @@ def test_a_check_that_cannot_be_made_is_refused_before_the_model_is_loaded(check
     folder, _, _ = checked
     monkeypatch.setattr("utils.models.compatibility.load_model", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(UserError, match=message):
-        run_causal_check(
-            "smollm2_demo", "sycophantic", replace(SETTINGS, **changes), experiments_dir=folder.root.parent.parent
-        )
+        run_causal_check(replace(SETTINGS, **changes, experiments_dir=folder.root.parent.parent))
 
 
 def test_an_output_that_is_a_folder_is_refused_before_the_model_is_loaded(checked, monkeypatch, tmp_path):
     folder, _, _ = checked
     monkeypatch.setattr("utils.models.compatibility.load_model", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(UserError, match="is a folder: --output names a file"):
-        run_causal_check(
-            "smollm2_demo", "sycophantic", SETTINGS, str(tmp_path), experiments_dir=folder.root.parent.parent
-        )
+        run_causal_check(replace(SETTINGS, output=tmp_path, experiments_dir=folder.root.parent.parent))
 
 
 def test_answers_are_read_at_the_best_layer_that_is_here_though_the_summary_lists_more(checked, tmp_path, monkeypatch):
@@ -197,9 +191,8 @@ def test_answers_are_read_at_the_best_layer_that_is_here_though_the_summary_list
 
     monkeypatch.setattr("extraction.steering.causal_check.load_model_for", lambda *_, **__: None)
     monkeypatch.setattr("extraction.steering.causal_check.check_model", stop)
-    settings = replace(SETTINGS, layer=18, read_layer=None)
     with pytest.raises(UserError, match="enough"):
-        run_causal_check("smollm2_demo", "sycophantic", settings, experiments_dir=tmp_path)
+        run_causal_check(replace(SETTINGS, layer=18, read_layer=None, experiments_dir=tmp_path))
     assert read == [10]
 
 
@@ -209,9 +202,7 @@ def test_an_output_that_its_own_picture_would_replace_is_refused_before_the_mode
     folder, _, _ = checked
     monkeypatch.setattr("utils.models.compatibility.load_model", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(UserError, match=r"x\.png is where the picture"):
-        run_causal_check(
-            "smollm2_demo", "sycophantic", SETTINGS, str(tmp_path / "x.png"), experiments_dir=folder.root.parent.parent
-        )
+        run_causal_check(replace(SETTINGS, output=tmp_path / "x.png", experiments_dir=folder.root.parent.parent))
 
 
 def test_questions_come_from_the_experiment_whose_responses_were_read_where_there_is_no_definition(
@@ -223,8 +214,8 @@ def test_questions_come_from_the_experiment_whose_responses_were_read_where_ther
     for layer in (10, 18):
         write_vector(other, random_vector(layer), sidecar(layer, responses_from="smollm2_demo"))
     write_summary(other, [SummaryRow(method="probe", layer=layer) for layer in (18, 10)])
-    settings = replace(SETTINGS, n_prompts=1, sampling=Sampling(1, 0.0), control=False)
-    result = run_causal_check("smollm2_other", "sycophantic", settings, device="cpu", experiments_dir=root)
+    settings = replace(SETTINGS, experiment="smollm2_other", n_prompts=1, sampling=Sampling(1, 0.0), control=False)
+    result = run_causal_check(replace(settings, experiments_dir=root))
     assert [a.question for a in result.series[0].answers[0]] == QUESTIONS[:1]
     assert len(result.series) == 1
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from extraction.report import main, sealed, write_report
+from extraction.monitoring.report import sealed, write_report
+from extraction.report import main
 
 from utils.errors import UserError
 
@@ -32,7 +33,8 @@ def test_the_committed_report_is_the_viewer_of_today_with_its_results(tmp_path: 
 
 
 def test_a_report_opens_on_its_results_and_keeps_hostile_tokens_as_text(viewer: Open, tmp_path: Path) -> None:
-    path = write_report([samples.awkward(), *samples.other_run()], tmp_path / "report.html", name="run.json")
+    (tmp_path / "run.json").write_text(json.dumps([samples.awkward(), *samples.other_run()]), encoding="utf-8")
+    path = write_report([tmp_path / "run.json"], tmp_path / "report.html")
     page = viewer(url=path.as_uri())
     page.wait_for_selector(".item")
     assert page.evaluate("State.records.map((r) => [r.file, r.index])") == [
@@ -44,10 +46,12 @@ def test_a_report_opens_on_its_results_and_keeps_hostile_tokens_as_text(viewer: 
     assert page.title() != "owned"
 
 
-def test_a_report_takes_files_folders_and_records_together(tmp_path: Path, files: dict[str, Path]) -> None:
+def test_a_report_takes_files_and_folders_together(tmp_path: Path, files: dict[str, Path]) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/a.json").write_text(files["other"].read_text())
-    path = write_report([str(files["bare"]), tmp_path / "runs", samples.awkward()], tmp_path / "deep/report.html")
+    (tmp_path / "results.json").write_text(json.dumps([samples.awkward()]), encoding="utf-8")
+    places = [tmp_path / "results.json", str(files["bare"]), tmp_path / "runs"]
+    path = write_report(places, tmp_path / "deep/report.html")
     data = json.loads(path.read_text(encoding="utf-8").split('type="application/json">')[1].split("</script>")[0])
     assert [(f["file"], len(f["data"])) for f in data if isinstance(f["data"], list)] == [
         ("results.json", 1),
@@ -75,8 +79,9 @@ def test_a_file_that_holds_no_results_is_refused_by_name(tmp_path: Path, content
 
 
 def test_an_infinite_score_or_nothing_at_all_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="write None"):
-        write_report([samples.awkward() | {"baselines": {"refusal": float("nan")}}], tmp_path / "r.html")
+    (tmp_path / "nan.json").write_text(json.dumps(samples.awkward() | {"baselines": {"refusal": float("nan")}}))
+    with pytest.raises(UserError, match=r"nan\.json: not valid JSON \(NaN is not a number"):
+        write_report([tmp_path / "nan.json"], tmp_path / "r.html")
     with pytest.raises(UserError, match="no results"):
         write_report([], tmp_path / "r.html")
 
@@ -91,11 +96,12 @@ def test_a_folder_without_results_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_viewer_that_is_not_there_or_not_ours_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str | None, said: str
 ) -> None:
-    monkeypatch.setattr("extraction.report.VIEWER", tmp_path / "visualization.html")
+    monkeypatch.setattr("extraction.monitoring.report.VIEWER", tmp_path / "visualization.html")
     if page is not None:
         (tmp_path / "visualization.html").write_text(page)
+    (tmp_path / "results.json").write_text(json.dumps(samples.awkward()), encoding="utf-8")
     with pytest.raises(UserError, match=rf"{said}.*Restore visualization\.html"):
-        write_report([samples.awkward()], tmp_path / "report.html")
+        write_report([tmp_path / "results.json"], tmp_path / "report.html")
 
 
 def test_an_edited_viewer_is_sealed_again_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +109,7 @@ def test_an_edited_viewer_is_sealed_again_by_the_command(tmp_path: Path, monkeyp
     copy.write_text(
         VIEWER.read_text(encoding="utf-8").replace("</style>", "p { color: red }</style>"), encoding="utf-8"
     )
-    monkeypatch.setattr("extraction.report.VIEWER", copy)
+    monkeypatch.setattr("extraction.monitoring.report.VIEWER", copy)
     with pytest.raises(SystemExit) as ended:
         main(["--seal"])
     page = copy.read_text(encoding="utf-8")

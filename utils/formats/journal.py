@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -61,4 +62,7 @@ class Journal:
             path.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob(f"{self.name}.*.partial.jsonl") if path != self.settings_path)
+        # A name can be a user's, with signs that glob reads otherwise, and another journal's can begin with it.
+        found = self.folder.glob(f"{glob.escape(self.name)}.*.partial.jsonl")
+        ranks = {path: path.name[len(self.name) + 1 : -len(".partial.jsonl")] for path in found}
+        return sorted(path for path, rank in ranks.items() if rank.isdecimal())

@@ -7,26 +7,21 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from utils.errors import DamagedFileError, UserError
-from utils.formats.files import (
-    append_jsonl,
-    check_output,
-    locked,
-    read_json,
-    read_jsonl,
-    remove_leftovers_of,
-    write_json,
-    write_text,
-)
-from utils.records import REQUIRED_KEYS, MonitoringRecord
+from utils.formats.files import check_output, locked, read_json, remove_leftovers_of, write_json, write_text
+from utils.formats.journal import Journal
+from utils.records import MonitoringRecord
 
 logger = logging.getLogger(__name__)
 
 REMEDY = "Give a result file, as run_dynamics.py writes it"
 _REPLACE = "Give another --output, or --overwrite to replace it"
+# What every result has; all else is optional.
+_REQUIRED_KEYS = ("prompt", "response", "tokens", "trait_scores")
 
 
 @contextlib.contextmanager
@@ -48,8 +43,8 @@ def locked_output(output: Path) -> Iterator[None]:
 class ResultsFile:
     """A run's results on their way into one JSON file.
 
-    Every result goes into a journal beside the file as soon as it is there, with the settings that it was made under in
-    a second file; so the same run continues after a crash, and another run does not get mixed in.
+    Every result goes into a journal beside the file as soon as it is there, so the same run continues after a crash and
+    no other run gets mixed in. What a whole file was made with stays in ``NAME.settings``.
 
     Args:
         output: the JSON file.
@@ -61,91 +56,94 @@ class ResultsFile:
         UserError: the file holds something else; says what differs.
     """
 
-    def __init__(self, output: Path, settings: Mapping[str, Any], n_results: int, overwrite: bool = False) -> None:
+    def __init__(self, output: Path, settings: Mapping[str, object], n_results: int, overwrite: bool = False) -> None:
+        check_output(output)
         self.output = output
         self._n_results = n_results
-        self._journal = output.with_name(f"{output.name}.partial.jsonl")
+        self._settings: dict[str, object] = json.loads(json.dumps(settings))  # tuples are lists when they are read back
         self._settings_path = output.with_name(f"{output.name}.settings")
-        check_output(output)
-        settings = json.loads(json.dumps(settings))  # tuples become lists, as they will when read back
-        if overwrite or not self._continues(settings):
-            self._journal.unlink(missing_ok=True)
-            if output.exists():  # it stays until it is replaced, but an empty journal says that it does not count
-                self._journal.touch()
-            self._results: dict[int, dict[str, Any]] = {}
-            write_json(self._settings_path, settings)
-        else:
-            self._results = self._read_back()
+        self._journal = Journal(output.parent, output.name)
+        self._results = {} if overwrite else self._made_before()
+        if self._results:
             logger.info("%s has %d of %d results already", output, len(self._results), n_results)
+        else:
+            self._journal.begin(self._settings)  # an older file stays until it is replaced, but no longer counts
+            self._settings_path.unlink(missing_ok=True)
 
-    def _continues(self, settings: Mapping[str, Any]) -> bool:
-        """Whether there are results of the same settings; False where there are none at all."""
-        if not self.output.exists() and not self._journal.exists():
-            return False
-        remedy = _REPLACE
-        if not self._settings_path.is_file():
-            raise UserError(f"{self.output} is there already, and it is not known how it was made. {remedy}")
-        known = read_json(self._settings_path, remedy)
-        if not isinstance(known, dict):
-            raise DamagedFileError(self._settings_path, "not a JSON object", remedy)
-        differing = [k for k in {**known, **settings} if known.get(k) != settings.get(k)]
+    def _made_before(self) -> dict[int, dict[str, object]]:
+        """The results of the same settings that are there, by number."""
+        begun = self._journal.settings()
+        pieces = [] if begun is None else self._journal.pieces(("index", "result"))
+        if not pieces and not self.output.exists():
+            return {}
+        known = self._settings_of_whole() if begun is None else begun
+        differing = [key for key in {**known, **self._settings} if known.get(key) != self._settings.get(key)]
         if differing:
-            raise UserError(f"{self.output} was made with other settings ({', '.join(differing)}). {remedy}")
-        return True
+            raise UserError(f"{self.output} was made with other settings ({', '.join(differing)}). {_REPLACE}")
+        if begun is None:
+            results = dict(enumerate(read_results(self.output, _REPLACE)))
+            return results if len(results) == self._n_results else {}  # some were taken out: made again
+        whole = (p for p in pieces if type(p["index"]) is int and problem_of_result(p["result"]) is None)
+        return {piece["index"]: piece["result"] for piece in whole}
 
-    def _read_back(self) -> dict[int, dict[str, Any]]:
-        if self._journal.exists():
-            entries = read_jsonl(self._journal, ("index", "result"))
-            whole = (entry for entry in entries if type(entry["index"]) is int and _problem(entry["result"]) is None)
-            return {entry["index"]: entry["result"] for entry in whole}
-        return dict(enumerate(read_results(self.output, _REPLACE)))
+    def _settings_of_whole(self) -> dict[str, object]:
+        """What the whole file that is there was made with."""
+        if not self._settings_path.is_file():
+            raise UserError(f"{self.output} is there already, and it is not known how it was made. {_REPLACE}")
+        known = read_json(self._settings_path, _REPLACE)
+        if not isinstance(known, dict):
+            raise DamagedFileError(self._settings_path, "not a JSON object", _REPLACE)
+        return known
 
     @property
     def missing(self) -> list[int]:
         """Numbers of the results that have yet to be made."""
         return [i for i in range(self._n_results) if i not in self._results]
 
-    def add(self, results: Mapping[int, MonitoringRecord]) -> None:
-        """Take in results by their numbers; they are on disk on return."""
-        made = {i: as_json(record) for i, record in results.items()}
-        append_jsonl(self._journal, [{"index": i, "result": result} for i, result in made.items()])
+    def add(self, records: Mapping[int, MonitoringRecord]) -> None:
+        """Take in records by their numbers; they are on disk on return."""
+        made = {i: to_json(record) for i, record in records.items()}
+        self._journal.add({"index": i, "result": result} for i, result in made.items())
         self._results.update(made)
 
-    def write(self) -> list[dict[str, Any]]:
+    def write(self) -> None:
         """Write the JSON file with what there is, in order; the journal stays until nothing is missing."""
-        results = [self._results[i] for i in sorted(self._results)]
-        if results:
-            write_results(self.output, results)
+        if self._results:
+            write_results(self.output, [self._results[i] for i in sorted(self._results)])
         if not self.missing:
-            self._journal.unlink(missing_ok=True)
-        return results
+            write_json(self._settings_path, self._settings)
+            self._journal.clear()
 
 
-def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
+def write_results(path: Path, results: Sequence[Mapping[str, object]]) -> None:
     """Write results atomically: one as an object, several as a list with one line each."""
     lines = [json.dumps(result, ensure_ascii=False, allow_nan=False) for result in results]
     write_text(path, lines[0] + "\n" if len(lines) == 1 else "[\n" + ",\n".join(lines) + "\n]\n")
 
 
-def read_results(path: Path, remedy: str = REMEDY) -> list[dict[str, Any]]:
-    """The results in a file, whether it holds one or a list of them; ``remedy`` is what to do where it holds none.
+def read_results(path: Path, remedy: str = REMEDY) -> list[dict[str, object]]:
+    """The results in a file, checked as ``results_of`` does; ``remedy`` is what to do where it holds none."""
+    return results_of(path, read_json(path, remedy), remedy)
+
+
+def results_of(path: Path, value: Any, remedy: str = REMEDY) -> list[dict[str, object]]:
+    """The results in the JSON value of the file at ``path``, whether it is one or a list of them.
 
     Raises:
-        MissingInputError, DamagedFileError: no such file, or an entry that is not a result; says which and why.
+        DamagedFileError: an entry is not a result; says which and why.
     """
-    value = read_json(path, remedy)
     results = value if isinstance(value, list) else [value]
     for i, result in enumerate(results, start=1):
-        problem = _problem(result)
-        if problem:
+        if problem := problem_of_result(result):
             raise DamagedFileError(path, f"result {i} {problem}", remedy)
     return results
 
 
-def _problem(result: Any) -> str | None:
+def problem_of_result(result: object) -> str | None:
+    """Why a JSON value is not a result of monitoring, None where it is one."""
     if not isinstance(result, dict):
         return f"is {type(result).__name__}, not an object"
-    missing = [key for key in REQUIRED_KEYS if key not in result]
+    missing = [key for key in _REQUIRED_KEYS if key not in result]
     if missing:
         return f"lacks {', '.join(missing)}"
     tokens, trait_scores = result["tokens"], result["trait_scores"]
@@ -157,17 +155,21 @@ def _problem(result: Any) -> str | None:
     return None
 
 
-def as_json(record: MonitoringRecord) -> dict[str, Any]:
-    """The record as JSON values. A number that is not finite becomes null, and that is said."""
+def to_json(record: MonitoringRecord) -> dict[str, object]:
+    """The record as JSON values; optional parts only where they hold something.
+
+    A number that is not finite becomes null, and that is said.
+    """
     unknown: list[float] = []
-    values: dict[str, Any] = _rounded(record.to_json(), unknown)
+    held = {key: value for key, value in asdict(record).items() if value or key in _REQUIRED_KEYS}
+    values = {key: _rounded(value, unknown) for key, value in held.items()}
     if unknown:
         logger.warning("%d scores are not finite numbers and are written as null: %.60s", len(unknown), record.prompt)
     return values
 
 
-def _rounded(value: Any, unknown: list[float]) -> Any:
-    """``value`` with floats cut to eight digits, which is all that float32 holds."""
+def _rounded(value: object, unknown: list[float]) -> object:
+    """``value`` with floats cut to eight digits, all that float32 holds; ``unknown`` takes those not finite."""
     if isinstance(value, float):
         if not math.isfinite(value):
             unknown.append(value)

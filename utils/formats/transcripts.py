@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from utils.errors import DamagedFileError, UserError
 from utils.formats.files import parse_json, read_json, read_text
@@ -91,7 +90,7 @@ def read_texts(path: Path) -> list[Transcript]:
     return found
 
 
-def _rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, remedy: str) -> Iterator[tuple[str, object]]:
     """The rows of a file, each with a name for messages about it."""
     kind = path.suffix.lower()
     if kind == ".csv":
@@ -113,7 +112,7 @@ def _rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: cannot tell the format from the ending {kind!r}. {remedy}")
 
 
-def _csv_rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
+def _csv_rows(path: Path, remedy: str) -> Iterator[tuple[str, object]]:
     text = read_text(path, remedy)
     csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as it likes
     try:
@@ -128,7 +127,7 @@ def _csv_rows(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
         raise DamagedFileError(path, f"not a CSV table ({error}){cut}", remedy) from error
 
 
-def _prompt_of(path: Path, place: str, row: Any) -> Transcript:
+def _prompt_of(path: Path, place: str, row: object) -> Transcript:
     if isinstance(row, str) and row.strip():
         return asking(row)
     messages = _messages_of(path, place, row, _PROMPTS_REMEDY)
@@ -137,9 +136,9 @@ def _prompt_of(path: Path, place: str, row: Any) -> Transcript:
     return Transcript(tuple(messages))
 
 
-def _texts_of(path: Path, place: str, row: Any) -> list[Transcript]:
+def _texts_of(path: Path, place: str, row: object) -> list[Transcript]:
     messages = _messages_of(path, place, row, _TEXTS_REMEDY)
-    if row.get("messages") is None:
+    if isinstance(row, dict) and row.get("messages") is None:
         response = row.get("response")
         if not isinstance(response, str):
             raise DamagedFileError(path, f"{place} has no text under 'response'", _TEXTS_REMEDY)
@@ -151,7 +150,7 @@ def _texts_of(path: Path, place: str, row: Any) -> list[Transcript]:
     ]
 
 
-def _messages_of(path: Path, place: str, row: Any, remedy: str) -> list[Message]:
+def _messages_of(path: Path, place: str, row: object, remedy: str) -> list[Message]:
     """The messages of a row: its chat, or its question or prompt as the user's message."""
     if not isinstance(row, dict):
         raise DamagedFileError(path, f"{place} is {type(row).__name__}, not an object", remedy)
@@ -167,12 +166,12 @@ def _messages_of(path: Path, place: str, row: Any, remedy: str) -> list[Message]
     return messages
 
 
-def _message(path: Path, place: str, message: Any, remedy: str) -> Message:
-    role = _ROLES.get(str(message.get("role"))) if isinstance(message, dict) else None
+def _message(path: Path, place: str, message: object, remedy: str) -> Message:
+    given = message if isinstance(message, dict) else {"role": type(message).__name__}
+    found, content = given.get("role"), given.get("content")
+    role = _ROLES.get(str(found))
     if role is None:
-        found = message.get("role") if isinstance(message, dict) else type(message).__name__
         raise DamagedFileError(path, f"{place}: a message's role must be {', '.join(_ROLES)}, found {found!r}", remedy)
-    content = message.get("content")
     if isinstance(content, list):  # parts; those that are not text cannot be read
         texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         if len(texts) < len(content):

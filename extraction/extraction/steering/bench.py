@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
+
+from extraction.steering.results import Answer, Series
 from traitlens import DoseResponse, HookManager, add_steering_hook, dose_response, projection
 from utils.errors import UserError
 from utils.judge import Judge, fill_template
@@ -16,73 +19,38 @@ from utils.models.load import LoadedModel
 from utils.prompts import encode_prompt, format_prompt
 from utils.records import TraitVector
 
-if TYPE_CHECKING:
-    import torch
-
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer under one dose, as the unsteered model sees it; None where it is empty or unscored.
-
-    Attributes:
-        readout: mean centred score of its tokens at the reading layer, in distances of the class means.
-        judged: the judge's score, 0-100.
-        surprise: mean negative log-likelihood of its tokens, in nats.
-        n_tokens: how many tokens it has.
-    """
-
-    question: str
-    text: str
-    readout: float | None
-    judged: float | None
-    surprise: float | None
-    n_tokens: int
-
-
-@dataclass(frozen=True)
-class Series:
-    """What one direction did in all doses.
-
-    Attributes:
-        direction: "vector" or "random".
-        doses: in typical norms, ascending.
-        answers: per dose, one per question.
-        effect: the readout's dose-response.
-        judged_effect: the judge's, None without a judge or scores.
-    """
-
-    direction: str
-    doses: tuple[float, ...]
-    answers: tuple[tuple[Answer, ...], ...]
-    effect: DoseResponse
-    judged_effect: DoseResponse | None
-
-    def perplexities(self) -> list[float | None]:
-        """Perplexity of all tokens of a dose's answers under the unsteered model, per dose."""
-        return [_perplexity(answers) for answers in self.answers]
-
-
 class Bench:
-    """The model with the questions, where directions are tried."""
+    """The model with the questions, where directions are tried.
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        vector: TraitVector,
-        reader: TraitVector,
-        questions: Sequence[str],
-        eval_prompt: str,
-        judge: Judge | None,
-        sampling: Sampling,
-        seed: int,
-    ) -> None:
-        self.loaded, self.vector, self.reader = loaded, vector, reader
-        self.questions, self.eval_prompt, self.judge = questions, eval_prompt, judge
-        self.sampling, self.seed = sampling, seed
-        tokenizer = loaded.tokenizer
-        self.prompts = [encode_prompt(tokenizer, format_prompt(tokenizer, q)) for q in questions]
+    Attributes:
+        loaded: the model.
+        vector: what is added, at its layer.
+        reader: what reads the answers, at its layer.
+        questions: what the model answers.
+        eval_prompt: the judge's template.
+        judge: scores the answers; None to read them only.
+        sampling: of the answers.
+        seed: of sampling and of the random direction.
+    """
+
+    loaded: LoadedModel
+    vector: TraitVector
+    reader: TraitVector
+    questions: Sequence[str]
+    eval_prompt: str
+    judge: Judge | None
+    sampling: Sampling
+    seed: int
+
+    @functools.cached_property
+    def prompts(self) -> list[list[int]]:
+        """Token ids of the questions' prompts."""
+        tokenizer = self.loaded.tokenizer
+        return [encode_prompt(tokenizer, format_prompt(tokenizer, question)) for question in self.questions]
 
     def try_doses(self, doses: Sequence[float], control: bool) -> tuple[float, tuple[Series, ...]]:
         """The typical norm of a state, and what the vector did in each dose of it.
@@ -94,26 +62,25 @@ class Bench:
         Raises:
             UserError: there are too few answers to measure anything on.
         """
-        import torch
-
         unsteered = self._generate(None)
         typical = self._typical_norm(unsteered)
-        direction = self.vector.vector / self.vector.vector.norm()
-        directions = {"vector": direction}
-        if control:
-            generator = torch.Generator().manual_seed(self.seed)
-            drawn = torch.randn(len(direction), generator=generator)
-            across = drawn - (drawn @ direction) * direction
-            directions["random"] = across / across.norm()
         at_zero = self._read(unsteered)
+        unit = self.vector.vector / self.vector.vector.norm()
+        directions = {"vector": unit, "random": self._across(unit)} if control else {"vector": unit}
         series = []
-        for name, unit in directions.items():
+        for name, direction in directions.items():
             answers = []
             for dose in doses:
-                answers.append(at_zero if dose == 0 else self._read(self._generate(unit * typical * dose)))
+                answers.append(at_zero if dose == 0 else self._read(self._generate(direction * typical * dose)))
                 logger.info("%s: %s %+g done", self.vector.trait, name, dose)
             series.append(_series(name, doses, answers))
         return typical, tuple(series)
+
+    def _across(self, unit: torch.Tensor) -> torch.Tensor:
+        """A random direction of length 1 at a right angle to ``unit``, both [hidden]."""
+        drawn = torch.randn(len(unit), generator=torch.Generator().manual_seed(self.seed))
+        across: torch.Tensor = drawn - (drawn @ unit) * unit
+        return across.div(across.norm())
 
     def _generate(self, added: torch.Tensor | None) -> list[list[int]]:
         """Token ids of every answer, with ``added`` [hidden] at the vector's layer."""
@@ -125,45 +92,34 @@ class Bench:
 
     def _typical_norm(self, answers: Sequence[Sequence[int]]) -> float:
         """Median norm of the states of answer tokens at the steered layer; the mean would follow a few massive ones."""
-        import torch
-
-        norms = [states.norm(dim=-1) for _, states in self._states(answers, self.vector.layer)]
+        pairs = zip(self.prompts, answers, strict=True)
+        norms = [self._unsteered(p, ids, self.vector.layer)[1].norm(dim=-1) for p, ids in pairs if ids]
         if not norms:
             raise UserError(f"{self.loaded.name} gave no answer to any of the {len(self.questions)} questions")
         return float(torch.cat(norms).median())
 
-    def _states(self, answers: Sequence[Sequence[int]], layer: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Of each answer that is not empty: log-likelihoods of its tokens [n], their states [n, hidden], unsteered."""
-        import torch
-
-        for prompt, answer in zip(self.prompts, answers, strict=True):
-            if not answer:
-                continue
-            ids = torch.tensor([[*prompt, *answer]], device=self.loaded.device)
-            kept: list[torch.Tensor] = []
-            with HookManager(self.loaded.model) as hooks, torch.inference_mode():
-                hooks.add_layer_hook(layer, lambda module, inputs, hidden: kept.append(hidden[0]))  # noqa: ARG005, B023
-                logits = self.loaded.model(ids).logits[0, len(prompt) - 1 : -1].float()
-            likelihoods = logits.log_softmax(dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
-            yield likelihoods.cpu(), kept[0][len(prompt) :].float().cpu()
+    def _unsteered(self, prompt: Sequence[int], answer: Sequence[int], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-likelihoods [n] and states [n, hidden] of an answer's tokens, without any direction added."""
+        ids = torch.tensor([[*prompt, *answer]], device=self.loaded.device)
+        kept: list[torch.Tensor] = []
+        with HookManager(self.loaded.model) as hooks, torch.inference_mode():
+            hooks.add_layer_hook(layer, lambda module, inputs, hidden: kept.append(hidden[0]))  # noqa: ARG005
+            logits = self.loaded.model(ids).logits[0, len(prompt) - 1 : -1].float()
+        likelihoods = logits.log_softmax(dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+        return likelihoods.cpu(), kept[0][len(prompt) :].float().cpu()
 
     def _read(self, answers: Sequence[Sequence[int]]) -> tuple[Answer, ...]:
         """The answers as the unsteered model and the judge see them."""
         texts = [self.loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
-        read = self._states(answers, self.reader.layer)
         judged = self._judge(texts)
         found = []
         for i, ids in enumerate(answers):
-            answer = Answer(self.questions[i], texts[i], None, judged[i], None, len(ids))
+            readout = surprise = None
             if ids:
-                likelihoods, states = next(read)
+                likelihoods, states = self._unsteered(self.prompts[i], ids, self.reader.layer)
                 score = float(projection(states, self.reader.vector).mean()) - (self.reader.baseline or 0.0)
-                answer = replace(
-                    answer,
-                    readout=score / float(self.reader.vector.norm()),
-                    surprise=-float(likelihoods.mean()),
-                )
-            found.append(answer)
+                readout, surprise = score / float(self.reader.vector.norm()), -float(likelihoods.mean())
+            found.append(Answer(self.questions[i], texts[i], readout, judged[i], surprise, len(ids)))
         return tuple(found)
 
     def _judge(self, texts: Sequence[str]) -> list[float | None]:
@@ -177,29 +133,17 @@ class Bench:
 
 
 def _series(name: str, doses: Sequence[float], answers: Sequence[tuple[Answer, ...]]) -> Series:
-    return Series(
-        direction=name,
-        doses=tuple(doses),
-        answers=tuple(answers),
-        effect=_effect(doses, [[a.readout for a in at_dose] for at_dose in answers], required=True),
-        judged_effect=_effect(doses, [[a.judged for a in at_dose] for at_dose in answers]),
-    )
-
-
-def _effect(doses: Sequence[float], values: Sequence[Sequence[float | None]], required: bool = False) -> Any:
-    import torch
-
-    table = torch.tensor([[math.nan if v is None else v for v in row] for row in values]).T
     try:
-        return dose_response(doses, table)
+        effect = _effect(doses, [[a.readout for a in at_dose] for at_dose in answers])
     except ValueError as error:
-        if required:
-            raise UserError(
-                f"the doses left too few answers to measure ({error}): give smaller --coefficients"
-            ) from error
-        return None
+        raise UserError(f"the doses left too few answers to measure ({error}): give smaller --coefficients") from error
+    try:
+        judged_effect = _effect(doses, [[a.judged for a in at_dose] for at_dose in answers])
+    except ValueError:  # no judge, or too few scores
+        judged_effect = None
+    return Series(name, tuple(doses), tuple(answers), effect, judged_effect)
 
 
-def _perplexity(answers: Sequence[Answer]) -> float | None:
-    known = [(a.surprise * a.n_tokens, a.n_tokens) for a in answers if a.surprise is not None]
-    return math.exp(sum(s for s, _ in known) / sum(n for _, n in known)) if known else None
+def _effect(doses: Sequence[float], values: Sequence[Sequence[float | None]]) -> DoseResponse:
+    """The dose-response of values [n_doses][n_questions]; raises ValueError where too few are known."""
+    return dose_response(doses, torch.tensor([[math.nan if v is None else v for v in row] for row in values]).T)

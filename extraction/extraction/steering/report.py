@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from extraction.steering.results import CausalCheck, Series
 from utils.formats.files import replacing
 
-if TYPE_CHECKING:
-    from extraction.steering.bench import Series
-    from extraction.steering.causal_check import CausalCheck
-
 _COLOUR = {"vector": "#D55E00", "random": "#555555"}
-_DEAR = 2.0  # perplexity at which the answers have become another kind of text
+_MARKER = {"vector": "o", "random": "s"}
+_COSTLY = 2.0  # times the unsteered perplexity: from there on the answers are another kind of text
 
 
-def verdict(result: CausalCheck) -> str:
+def headline(result: CausalCheck) -> str:
     """One line: how far the trait follows the dose, for how many questions, and at what price."""
     vector, reader = result.vector, result.reader
     main = result.series[0]
@@ -35,7 +33,7 @@ def verdict(result: CausalCheck) -> str:
     return "; ".join(parts)
 
 
-def warnings_about(result: CausalCheck) -> list[str]:
+def doubts_about(result: CausalCheck) -> list[str]:
     """What speaks against reading the effect as the trait's."""
     main, found = result.series[0], []
     if main.effect.low <= 0 <= main.effect.high:
@@ -45,10 +43,11 @@ def warnings_about(result: CausalCheck) -> list[str]:
     for series in result.series[1:]:
         if abs(series.effect.slope) >= abs(main.effect.slope):
             found.append(f"a {series.direction} direction of the same length does as much")
-    dear = _dear_doses(main)
-    if dear:
-        doses = ", ".join(f"{dose:+g}" for dose in dear)
-        found.append(f"at dose {doses} perplexity is over {_DEAR:g} times the unsteered: read those answers as damage")
+    if costly := _costly_doses(main):
+        doses = ", ".join(f"{dose:+g}" for dose in costly)
+        found.append(
+            f"at dose {doses} perplexity is over {_COSTLY:g} times the unsteered: read those answers as damage"
+        )
     return found
 
 
@@ -62,10 +61,10 @@ def _perplexities(series: Series) -> str:
     return ", ".join(f"{'none' if p is None else f'{p:.1f}'} at {dose:+g}" for dose, p in pairs)
 
 
-def _dear_doses(series: Series) -> list[float]:
+def _costly_doses(series: Series) -> list[float]:
     by_dose = dict(zip(series.doses, series.perplexities(), strict=True))
     usual = by_dose[0.0]
-    return [d for d, p in by_dose.items() if usual is not None and p is not None and p > _DEAR * usual]
+    return [d for d, p in by_dose.items() if usual is not None and p is not None and p > _COSTLY * usual]
 
 
 def draw(result: CausalCheck, path: Path) -> None:
@@ -76,15 +75,13 @@ def draw(result: CausalCheck, path: Path) -> None:
     effect, price = figure.subplots(1, 2)
     for series in result.series:
         colour = _COLOUR[series.direction]
-        label = f"{result.vector.trait} vector" if series.direction == "vector" else "random direction"
+        readouts = [_or_gap([a.readout for a in answers]) for answers in series.answers]  # [n_doses][n_questions]
         if series.direction == "vector":
-            for row in zip(*series.answers, strict=True):
-                effect.plot(series.doses, _or_gap([a.readout for a in row]), color=colour, alpha=0.18, linewidth=0.8)
-        style = {"color": colour, "marker": "o" if series.direction == "vector" else "s", "linewidth": 1.8}
-        effect.plot(
-            series.doses, [_mean([a.readout for a in answers]) for answers in series.answers], label=label, **style
-        )
-        price.plot(series.doses, _or_gap(series.perplexities()), label=label, **style)
+            effect.plot(series.doses, readouts, color=colour, alpha=0.18, linewidth=0.8)
+        label = f"{result.vector.trait} vector" if series.direction == "vector" else "random direction"
+        style = {"color": colour, "marker": _MARKER[series.direction], "linewidth": 1.8, "label": label}
+        effect.plot(series.doses, [_mean_of_known(at_dose) for at_dose in readouts], **style)
+        price.plot(series.doses, _or_gap(series.perplexities()), **style)
     effect.axhline(0, color="#000000", linewidth=0.8, linestyle=":")
     effect.set(ylabel=f"readout at layer {result.reader.layer}, class distances", title="what it does")
     price.set(ylabel="perplexity, unsteered model", title="what it costs")
@@ -96,9 +93,9 @@ def draw(result: CausalCheck, path: Path) -> None:
 
 
 def _or_gap(values: Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+    return [math.nan if value is None else value for value in values]
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else float("nan")
+def _mean_of_known(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
