@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -11,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.hardening.faulty_lab import files
+from tests.hardening.nursery import run_command
 from tests.stages.conftest import ROOT, script
 from utils.formats.activation_files import read_activations
 
@@ -132,12 +131,11 @@ def test_neutral_tokens_are_states_at_single_tokens_spread_over_all_neutral_resp
     assert read_activations(lab.trait("alpha")).neutral_tokens(3).shape == (5, 32)
 
 
-def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, tiny_model_folder):
+def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, tiny_model_folder, tmp_path):
     generate("--trait", "alpha")
-    result = subprocess.run(
-        [sys.executable, ROOT / "extraction" / STAGE_2, "--experiment", "other", "--responses_from", "exp", "--model",
-         tiny_model_folder, "--layers", "0,4", "--device", "cpu", "--experiments_dir", lab.experiments_dir],
-        capture_output=True, text=True, check=False,
+    result = run_command(
+        ROOT / "extraction" / STAGE_2, "--experiment", "other", "--responses_from", "exp", "--model", tiny_model_folder,
+        "--layers", "0,4", "--device", "cpu", "--experiments_dir", lab.experiments_dir, folder=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     folder = type(lab)(lab.experiments_dir, "other").trait("alpha")
@@ -162,11 +160,10 @@ def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, t
         (["--device", "warp"], "device 'warp'"),
     ],
 )
-def test_stage_1_refuses_in_one_line_and_writes_nothing(arguments, said, lab, tiny_model_folder, monkeypatch):
+def test_stage_1_refuses_in_one_line_and_writes_nothing(arguments, said, lab, tiny_model_folder):
     before = files(lab.root)
     given = dict(zip(["--gen_model", "--judge_model"], [str(tiny_model_folder), "none"], strict=True))
     given.update(dict(zip(arguments[::2], arguments[1::2], strict=True)))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused = script(STAGE_1, *[x for pair in given.items() for x in pair], lab=lab, check=False)
     assert refused.returncode == 1
     assert said in refused.stderr.splitlines()[-1]
