@@ -113,7 +113,8 @@ class Nursery:
 
 
 @functools.cache
-def _shared():
+def shared_nursery():
+    """The one that all tests of a process share which do not ask for an environment of their own."""
     folder = tempfile.TemporaryDirectory(prefix="nursery-")
     nursery = Nursery(folder.name)
     atexit.register(lambda: (nursery.close(), folder.cleanup()))
@@ -125,7 +126,8 @@ def run_command(*arguments, folder, **environment):
 
     What a command does before and while it imports is not tested by this: of every command some test starts a process.
     """
-    ended = _shared().end(_shared().start_python(*arguments, folder=folder, environment=environment))
+    nursery = shared_nursery()
+    ended = nursery.end(nursery.start_python(*arguments, folder=folder, environment=environment))
     return subprocess.CompletedProcess(arguments, ended.status, ended.out, ended.err)
 
 
