@@ -9,6 +9,7 @@ os.environ.setdefault(
 
 import contextlib
 import fcntl
+import gc
 from pathlib import Path
 
 import hypothesis
@@ -25,6 +26,10 @@ hypothesis.settings.load_profile("project")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "alone: measures time, so no worker runs another test meanwhile")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported stays: it need not be gone through again at every collection
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,6 +5,7 @@
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -137,6 +138,8 @@ def _serve():
     for name in _IMPORTED_LATE:
         importlib.import_module(name)
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # a collection in a child would touch, and so copy, all that was imported: most of a second for each
     children = {}
     _say("ready")
     for line in sys.stdin.buffer:

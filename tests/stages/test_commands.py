@@ -88,7 +88,14 @@ def test_two_processes_write_what_one_writes(lab, generate, tiny_model_folder):
         for name, tensors in single.items():
             both = load_file(lab.trait("alpha").activations_dir / name)
             torch.testing.assert_close(both["activations"], tensors["activations"], atol=1e-3, rtol=1e-3)
-    refused = script(STAGE_2, "--trait", "alpha", "--device", "auto", lab=lab, launcher=launcher, check=False)
+
+
+def test_a_model_spread_over_all_gpus_takes_one_process(lab, generate):
+    generate("--trait", "alpha")
+    flags = ["--experiment", lab.name, "--experiments_dir", lab.experiments_dir, "--device", "auto"]
+    as_launched = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    refused = run_command(ROOT / "extraction" / STAGE_2, *flags, folder=lab.experiments_dir, **as_launched)
+    assert refused.returncode == 1
     assert "--device auto spreads one model over all GPUs and takes one process" in refused.stderr
 
 
