@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from extraction.capture.examples import Example
-from extraction.capture.reading import Batch, Reader, plan_batches
+from extraction.capture.examples import Example, token_budget_batches
+from extraction.capture.reading import read_batch
 from extraction.cli import run_command
 
 from traitlens import n_layers
 from utils.experiment import Experiment
+from utils.formats.response_files import read_responses
 from utils.models import EMBEDDED_MODEL, LoadedModel, load_model
 from utils.prompts import encode_prompt, encode_response, format_prompt
 
@@ -32,7 +33,7 @@ def examples_of(loaded: LoadedModel, trait: str, n: int) -> list[Example]:
     folder = Experiment(ROOT / "experiments", "starter").trait(trait)
     rows = []
     for side in ("pos", "neg"):
-        for response in folder.read_responses(side)[:n]:
+        for response in read_responses(folder, side)[:n]:
             prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, response.question))
             rows.append((prompt, prompt + encode_response(loaded.tokenizer, response.response)))
     return [Example("pos", i, ids, len(prompt)) for i, (prompt, ids) in enumerate(rows)]
@@ -74,30 +75,28 @@ def benchmark(
     torch.set_num_threads(threads)
     loaded = load_model(model)
     examples = examples_of(loaded, trait, n)
-    whole, shared = (plan_batches(examples, batch_tokens, 64, share) for share in (False, True))
+    batches = token_budget_batches(examples, batch_tokens, 64)
     backbone, layers = loaded.model.base_model, range(n_layers(loaded.model))
 
     def bare() -> None:
-        for batch in whole:
-            ids, mask = padded(batch.examples, loaded.tokenizer.pad_token_id)
+        for batch in batches:
+            ids, mask = padded(batch, loaded.tokenizer.pad_token_id)
             backbone(input_ids=ids, attention_mask=mask, use_cache=False)
 
-    def stage_2(batches: list[Batch]) -> None:
-        reader = Reader(loaded, layers)
+    def stage_2() -> None:
         for batch in batches:
-            reader.read(batch)
+            read_batch(batch, loaded, layers)
 
     variants: dict[str, Callable[[], None]] = {
         "bare backbone, same batches": bare,
-        "stage 2, shared prompts": lambda: stage_2(shared),
-        "stage 2, whole texts": lambda: stage_2(whole),
+        "stage 2": stage_2,
         "one at a time, output_hidden_states": lambda: one_at_a_time(loaded, examples),
     }
     times = timed(variants, rounds)
     tokens, prompt_tokens = sum(len(e.ids) for e in examples), sum(e.response_start for e in examples)
     print(
         f"{model}, {loaded.model.dtype}, {len(examples)} responses, {tokens} tokens ({prompt_tokens} of prompts), "
-        f"{len(whole)} batches, {threads} threads"
+        f"{len(batches)} batches, {threads} threads"
     )
     report(times, "bare backbone, same batches")
 

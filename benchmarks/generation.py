@@ -15,6 +15,7 @@ from extraction.generate.responses import GenerationSettings, plan
 
 from benchmarks.capture import report, timed
 from utils.experiment import Experiment
+from utils.formats.definition import read_definition
 from utils.models import EMBEDDED_MODEL, load_model
 from utils.models.generation import Sampling, generate_batch, left_padded
 from utils.prompts import encode_prompt, format_prompt
@@ -42,7 +43,7 @@ def benchmark(
     """
     torch.set_num_threads(threads)
     loaded = load_model(model)
-    definition = Experiment(ROOT / "experiments", "starter").trait("refusal").read_definition()
+    definition = read_definition(Experiment(ROOT / "experiments", "starter").trait("refusal"))
     asks = plan(definition, GenerationSettings(Sampling()))[:: max(1, 220 // n)][:n]
     prompts = [
         encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, a.question, a.instruction)) for a in asks

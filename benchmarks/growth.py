@@ -17,6 +17,8 @@ from pathlib import Path
 
 from extraction.cli import run_command
 
+from utils.formats.response_files import write_responses
+
 
 def benchmark(sizes: list[int] | None = None, n: int = 0) -> None:
     """Print peak memory for several numbers of examples.
@@ -56,7 +58,7 @@ def capture(n: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         folder = Experiment(Path(directory), "growth").trait("trait")
         for side in ("pos", "neg"):
-            folder.write_responses(side, [Response(f"q{i % 20}", "", "", f"answer {i}") for i in range(n // 2)])
+            write_responses(folder, side, [Response(f"q{i % 20}", "", "", f"answer {i}") for i in range(n // 2)])
         began = time.perf_counter()
         capture_activations(folder, folder, loaded, CaptureSettings(), Process())
         seconds = time.perf_counter() - began

@@ -27,6 +27,8 @@ from pathlib import Path
 
 from extraction.cli import run_command
 
+from utils.formats.response_files import read_responses, write_responses
+
 # Shares of the requests that go wrong, in one way each.
 FAULTS = {"429": 0.08, "500": 0.06, "dropped": 0.04, "cut in the middle": 0.03, "too late": 0.01}
 FIRST_BYTE_AFTER = (0.05, 1.5)
@@ -59,7 +61,7 @@ def benchmark(responses: int = 5000, concurrency: int = 1000, seed: int = 0) -> 
             report = judge_trait(trait, definition, judge, JudgeSettings())
             took, processor = time.perf_counter() - began, time.process_time() - processor
         counts, busiest = seen()
-        rows = [row for side in ("pos", "neg") for row in trait.read_responses(side)]
+        rows = [row for side in ("pos", "neg") for row in read_responses(trait, side)]
     right = sum(row.trait_score == expected_score(row.response) for row in rows)
     unscored = sum(row.trait_score is None for row in rows)
     sys.stdout.write(
@@ -84,7 +86,7 @@ def make_trait(folder, responses):
     trait = Experiment(folder, "load").trait("load")
     half = responses // 2
     for side, numbers in (("pos", range(half)), ("neg", range(half, responses))):
-        trait.write_responses(side, [Response(f"Question {i}?", "", "", f"Answer number {i}.") for i in numbers])
+        write_responses(trait, side, [Response(f"Question {i}?", "", "", f"Answer number {i}.") for i in numbers])
     prompt = "Question: {question}\nAnswer: {answer}\nScore from 0 to 100."
     return trait, TraitDefinition("load", (InstructionPair("a", "b"),), ("q",), prompt)
 

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.fit.vectors import FitSettings, extract_vectors
+from extraction.fit.stage import Settings, run
 from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 
 from traitlens import METHODS, ContrastSpan, get_method
 from traitlens.layers import LAYER_CONVENTION
-from utils.experiment import Experiment, TraitFolder, responses_fingerprint
+from utils.experiment import Experiment, TraitFolder
 from utils.formats.activation_files import TENSOR, activations_path, read_activations, write_activations_info
+from utils.formats.response_files import responses_fingerprint, write_responses
 from utils.records import ActivationsInfo, Polarity, Response
 
 SIDES: tuple[Polarity, ...] = ("pos", "neg", "neutral")
@@ -48,7 +49,7 @@ def write_activations(folder: TraitFolder, n_layers: int, hidden: int, n_questio
     }
     folder.activations_dir.mkdir(parents=True)
     for side, sign in zip(SIDES, (0.3, -0.3, 0.0), strict=True):
-        folder.write_responses(side, responses[side])
+        write_responses(folder, side, responses[side])
         states = torch.randn(n_questions * n_pairs, n_layers, hidden, generator=generator) * scale
         states[:, n_layers // 3 : 2 * n_layers // 3] += sign * direction
         states[..., 5] += 300
@@ -60,7 +61,8 @@ def write_activations(folder: TraitFolder, n_layers: int, hidden: int, n_questio
         model="random", revision=None, model_dtype="bfloat16", n_layers=n_layers, hidden_size=hidden,
         layers=list(range(n_layers)), hook_points={str(i): {"path": "", "side": "output"} for i in range(n_layers)},
         layer_convention=LAYER_CONVENTION, context="question", pooling="mean", template_hash="", dtype="float16",
-        batch_size=0, batch_tokens=0, responses_from=folder.experiment, rows={side: list(range(n)) for side in SIDES},
+        batch_size=0, batch_tokens=0, responses_from=folder.experiment.name,
+        rows={side: list(range(n)) for side in SIDES},
         texts_sha256={side: responses_fingerprint(responses[side]) for side in SIDES},
         n_response_tokens={side: [40 + i % 9 for i in range(n)] for side in SIDES}, n_neutral_tokens=1000, versions={},
     )  # fmt: skip
@@ -90,7 +92,7 @@ def benchmark(n_layers: int = 27, hidden: int = 2304, n_questions: int = 20, n_p
                     get_method(name).extract_from(span)
         print(f"fits alone: {_passed(started, spent)}")
         started, spent = time.perf_counter(), time.process_time()
-        extract_vectors("benchmark", ["trait"], FitSettings(), directory)
+        run(Settings("benchmark", experiments_dir=Path(directory)))
         print(f"whole stage: {_passed(started, spent)}")
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from extraction.cli import run_command
+from extraction.cli import run_command, trait_names
 
 
 def extract_activations(
@@ -52,10 +52,34 @@ def extract_activations(
         overwrite: capture anew even where the same capture is there.
         experiments_dir: folder of the experiments.
     """
-    arguments = dict(locals())
-    from extraction.stages import run_stage_2
+    from pathlib import Path
 
-    run_stage_2(**arguments)
+    from extraction.capture.activations import CaptureSettings
+    from extraction.capture.stage import Settings, run
+
+    capture = CaptureSettings(
+        context=context,
+        layers=None if layers is None else tuple(layers),
+        threshold=threshold,
+        batch_size=batch_size,
+        batch_tokens=batch_tokens,
+        neutral_tokens=neutral_tokens,
+        store_dtype=store_dtype,
+        overwrite=overwrite,
+    )
+    settings = Settings(
+        experiment=experiment,
+        traits=trait_names(trait, traits),
+        model=model,
+        responses_from=responses_from,
+        capture=capture,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        experiments_dir=Path(experiments_dir),
+    )
+    run(settings)
 
 
 if __name__ == "__main__":

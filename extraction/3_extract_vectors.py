@@ -31,18 +31,23 @@ def extract_vectors(
         seed: for the folds, the intervals, shuffling, and ICA.
         experiments_dir: folder of the experiments.
     """
-    from extraction.fit.vectors import FitSettings, extract_vectors
+    from pathlib import Path
+
+    from extraction.fit.stage import Settings, run
 
     from traitlens.methods import METHODS
 
-    settings = FitSettings(
+    settings = Settings(
+        experiment=experiment,
+        traits=trait_names(trait, traits),
         methods=tuple(METHODS if methods is None else methods),
         layers=None if layers is None else tuple(layers),
         threshold=threshold,
         folds=folds,
         seed=seed,
+        experiments_dir=Path(experiments_dir),
     )
-    extract_vectors(experiment, trait_names(trait, traits), settings, experiments_dir)
+    run(settings)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 
@@ -25,7 +28,7 @@ class _Template:
     adds_default_system: bool
 
 
-def format_prompt(tokenizer: Any, question: str, instruction: str = "") -> str:
+def format_prompt(tokenizer: PreTrainedTokenizerBase, question: str, instruction: str = "") -> str:
     """The text that asks ``question`` under ``instruction``, up to where the answer begins.
 
     The instruction goes into the system role, or before the question where the template has no such role (Gemma). A
@@ -38,7 +41,7 @@ def format_prompt(tokenizer: Any, question: str, instruction: str = "") -> str:
     return format_conversation(tokenizer, messages)
 
 
-def format_conversation(tokenizer: Any, messages: Sequence[Message]) -> str:
+def format_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """The text of a conversation whose next turn is the assistant's; ``format_prompt`` says how system messages go.
 
     Raises:
@@ -56,20 +59,20 @@ def format_conversation(tokenizer: Any, messages: Sequence[Message]) -> str:
     return _rendered(tokenizer, messages)
 
 
-def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a prompt made by this module, with exactly one BOS where the model has one."""
     # A chat template writes the BOS itself; a plain prompt leaves it to the tokenizer.
     ids: list[int] = tokenizer(text, add_special_tokens=not _template_of(tokenizer).exists)["input_ids"]
     return ids
 
 
-def encode_response(tokenizer: Any, text: str) -> list[int]:
+def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a response on its own, to be joined to its prompt's: no BOS, no end of turn."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 
-def system_role(tokenizer: Any) -> str:
+def system_role(tokenizer: PreTrainedTokenizerBase) -> str:
     """What becomes of an instruction: "template", "user turn" (the template has no such role) or "plain format"."""
     template = _template_of(tokenizer)
     if not template.exists:
@@ -77,13 +80,13 @@ def system_role(tokenizer: Any) -> str:
     return "template" if template.takes_system else "user turn"
 
 
-def template_hash(tokenizer: Any) -> str:
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Fingerprint of the chat template (of the plain format for a model without one)."""
     template = tokenizer.chat_template if _template_of(tokenizer).exists else _PLAIN_QUESTION
     return hashlib.sha256(str(template).encode()).hexdigest()[:16]
 
 
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """One text per token; joined they are the decoded text.
 
     A character whose bytes are split over several tokens is shown whole at the token that completes it, the tokens
@@ -102,13 +105,13 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return text
 
 
 @functools.lru_cache(maxsize=16)
-def _template_of(tokenizer: Any) -> _Template:
+def _template_of(tokenizer: PreTrainedTokenizerBase) -> _Template:
     if not getattr(tokenizer, "chat_template", None):
         return _Template(exists=False, takes_system=False, adds_default_system=False)
     user = {"role": "user", "content": "question"}
@@ -122,7 +125,7 @@ def _template_of(tokenizer: Any) -> _Template:
     return _Template(exists=True, takes_system=True, adds_default_system=adds)
 
 
-def _try_render(tokenizer: Any, messages: Sequence[Message]) -> str | None:
+def _try_render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str | None:
     from jinja2.exceptions import TemplateError
 
     try:
@@ -131,7 +134,7 @@ def _try_render(tokenizer: Any, messages: Sequence[Message]) -> str | None:
         return None
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Message]) -> str:
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     from jinja2.exceptions import TemplateError
 
     try:
@@ -143,7 +146,7 @@ def _rendered(tokenizer: Any, messages: Sequence[Message]) -> str:
     return text
 
 
-def _render(tokenizer: Any, messages: Sequence[Message]) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     return text
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from utils.formats.vector_metadata import VectorMetadata
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Polarity = Literal["pos", "neg", "neutral"]
 POLARITIES: tuple[Polarity, ...] = ("pos", "neg", "neutral")
 Context = Literal["question", "full"]
+StoredDtype = Literal["float16", "bfloat16", "float32"]
 DEFAULT_THRESHOLD = 50.0
 # What every result of monitoring has; all else is optional.
 REQUIRED_KEYS = ("prompt", "response", "tokens", "trait_scores")
@@ -104,19 +107,41 @@ class TraitVector:
 
     Attributes:
         vector: float32 [hidden]; its norm is the distance of the class means along it.
-        baseline: projection of the midpoint between the class means; ``score - baseline > 0`` expresses the trait.
-        thresholds: raw scores that 1 % and 5 % of neutral tokens exceed ("fpr_1", "fpr_5"); empty where unknown.
-        metadata: the whole side-car file.
+        metadata: all that is known of it.
     """
 
-    trait: str
-    method: str
-    layer: int
     vector: Tensor
-    baseline: float | None
-    thresholds: dict[str, float]
-    model: str
-    metadata: dict[str, Any] = field(repr=False)
+    metadata: VectorMetadata = field(repr=False)
+
+    @property
+    def trait(self) -> str:
+        """What it reads."""
+        return self.metadata.trait
+
+    @property
+    def method(self) -> str:
+        """How it was found."""
+        return self.metadata.method
+
+    @property
+    def layer(self) -> int:
+        """Where it acts."""
+        return self.metadata.layer
+
+    @property
+    def model(self) -> str:
+        """The model that it is of."""
+        return self.metadata.model
+
+    @property
+    def baseline(self) -> float | None:
+        """Projection of the midpoint between the class means; ``score - baseline > 0`` expresses the trait."""
+        return self.metadata.baseline
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Raw scores that 1 % and 5 % of neutral tokens exceed ("fpr_1", "fpr_5"); empty where unknown."""
+        return self.metadata.neutral.thresholds if self.metadata.neutral else {}
 
 
 @dataclass(frozen=True)

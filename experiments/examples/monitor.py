@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-from extraction.cli import run_command
+try:
+    import torch
+    from extraction.cli import run_command
 
-from traitlens import ActivationCapture, HookManager, layer_path, projection
-from utils.models import load_model
-from utils.prompts import encode_prompt, format_prompt, token_texts
-from utils.vectors import load_vector
+    from traitlens import ActivationCapture, HookManager, layer_path, projection
+    from utils.models import load_model
+    from utils.prompts import encode_prompt, format_prompt, token_texts
+    from utils.vectors import load_vector
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. In the project's folder run: pip install -e .") from None
 
 EXPERIMENT = Path("experiments/gemma_2b_it_nov12")
 MODEL = "google/gemma-2-2b-it"

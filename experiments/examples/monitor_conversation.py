@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extraction.cli import check_range, run_command
+try:
+    from extraction.cli import check_range, run_command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. In the project's folder run: pip install -e .") from None
 
 if TYPE_CHECKING:
     from utils.records import MonitoringRecord

@@ -15,7 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from extraction.cli import run_command
+try:
+    from extraction.cli import run_command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. In the project's folder run: pip install -e .") from None
 
 logger = logging.getLogger("traitlens")
 
@@ -84,7 +87,8 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
 def _summarise(experiment: str, results: Path) -> None:
     from utils.experiment import Experiment
     from utils.formats.files import read_json
-    from utils.vectors import load_vector, read_summary
+    from utils.formats.vector_files import read_summary
+    from utils.vectors import load_vector
 
     logger.info("\nMade:")
     lab = Experiment(REPOSITORY / "experiments", experiment)
@@ -94,8 +98,8 @@ def _summarise(experiment: str, results: Path) -> None:
         vector = load_vector(experiment, trait, experiments_dir=lab.experiments_dir)
         logger.info(
             "  %-12s %d vectors in %s; best: %s at layer %d, held-out AUROC %.2f (%.2f to %.2f), norm %.1f",
-            trait, n_vectors, lab.trait(trait).vectors_dir.relative_to(REPOSITORY), best["method"], int(best["layer"]),
-            best["auroc"], best["auroc_low"], best["auroc_high"], vector.vector.norm(),
+            trait, n_vectors, lab.trait(trait).vectors_dir.relative_to(REPOSITORY), best.method, best.layer,
+            best.auroc, best.auroc_low, best.auroc_high, vector.vector.norm(),
         )  # fmt: skip
     for record in read_json(results, "Run the quickstart again"):
         means = ", ".join(

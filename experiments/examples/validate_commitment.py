@@ -19,7 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extraction.cli import check_range, run_command
+try:
+    from extraction.cli import check_range, run_command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. In the project's folder run: pip install -e .") from None
 
 if TYPE_CHECKING:
     from utils.formats.transcripts import Transcript

@@ -12,36 +12,30 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from extraction.distributed import Process, refuse_several_processes
-from extraction.flags import normalised, parsers_of
+from extraction.flags import normalised, value_of
 from utils.config import load_credentials
 from utils.errors import UserError
 from utils.terminal import without_controls
 
 logger = logging.getLogger("traitlens")
 
-_NO_ROOM = "Free space there and run the same command again: it continues"
-_NO_ACCESS = "Allow it, or name another place (--experiments_dir, --output, TRAITLENS_CACHE for the embedded model)"
-_IN_THE_WAY = "Something of another kind has its name: move that away"
 _SYSTEM_REMEDIES = {
-    errno.ENOSPC: _NO_ROOM,
-    errno.EDQUOT: _NO_ROOM,
-    errno.EFBIG: _NO_ROOM,
-    errno.EACCES: _NO_ACCESS,
-    errno.EPERM: _NO_ACCESS,
-    errno.EROFS: _NO_ACCESS,
-    errno.EISDIR: _IN_THE_WAY,
-    errno.ENOTDIR: _IN_THE_WAY,
-    errno.EEXIST: _IN_THE_WAY,
-    errno.ELOOP: "Its links lead in a circle: mend them",
-    errno.ENAMETOOLONG: "Shorten the names",
-    errno.EMFILE: "Raise the limit of open files (ulimit -n), or ask for less at once",
-}
+    "Free space there and run the same command again: it continues": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "Allow it, or name another place (--experiments_dir, --output, TRAITLENS_CACHE for the embedded model)": (
+        errno.EACCES, errno.EPERM, errno.EROFS,
+    ),
+    "Something of another kind has its name: move that away": (errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+    "Its links lead in a circle: mend them": (errno.ELOOP,),
+    "Shorten the names": (errno.ENAMETOOLONG,),
+    "Raise the limit of open files (ulimit -n), or ask for less at once": (errno.EMFILE,),
+}  # fmt: skip
+_CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "urllib3", "filelock", "asyncio")
 
 
-def run_command(command: Callable[..., object], argv: Sequence[str] | None = None, *, splits: bool = False) -> NoReturn:
+def run_command(command: Callable[..., None], argv: Sequence[str] | None = None, *, splits: bool = False) -> NoReturn:
     """Run ``command`` with the flags in ``argv`` through fire, and end the process.
 
     Flags are parsed by the annotations of the function's parameters: ``str`` as typed on the command line (fire alone
@@ -50,79 +44,64 @@ def run_command(command: Callable[..., object], argv: Sequence[str] | None = Non
     Exit status 0 when it went well, 1 with one line on standard error for a foreseeable mistake, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    asks_for_help = bool({"--help", "-h"} & set(arguments))
+    _set_up_logging()
     try:
-        import fire
-    except ModuleNotFoundError as error:
-        _fail(f"the package {error.name!r} is missing. Run: pip install -e .")
-    logging.setLogRecordFactory(_Record)
-    to_terminal = logging.StreamHandler(sys.stderr)
-    to_terminal.setFormatter(_Line("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[to_terminal])
-    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "urllib3", "filelock", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own: each line would come twice
-    try:
-        parsers, script = parsers_of(command), Path(sys.argv[0]).name
-        if {"--help", "-h"} & set(arguments):
-            _show(_help(command, script))
-            sys.exit(0)
-        flags = normalised(arguments, inspect.signature(command))
-        fire.Fire(
-            fire.decorators.SetParseFns(**parsers)(_prepared(command, script, splits)), command=flags, name=script
-        )
+        _run(command, arguments, asks_for_help, splits)
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:
         _let_go_of_stdout()
-        _fail("the reader of the output has ended. Run the same command again: it continues")
+        if not asks_for_help:  # of which "head" may want less than all
+            _fail("the reader of the output has ended. Run the same command again: it continues")
     except ModuleNotFoundError as error:
         _fail(f"the package {error.name!r} is missing. Run: pip install -e .")
     except OSError as error:
-        if error.errno not in _SYSTEM_REMEDIES:
+        remedy = next((remedy for remedy, numbers in _SYSTEM_REMEDIES.items() if error.errno in numbers), None)
+        if remedy is None:
             raise
         place = error.filename2 or error.filename or "writing a file"  # of a move, where to
-        _fail(f"{place}: {error.strerror}. {_SYSTEM_REMEDIES[error.errno]}")
+        _fail(f"{place}: {error.strerror}. {remedy}")
     except KeyboardInterrupt:
         logger.info("interrupted; run the same command again to continue")
         sys.exit(130)
     sys.exit(0)
 
 
+def _run(command: Callable[..., None], arguments: Sequence[str], asks_for_help: bool, splits: bool) -> None:
+    import fire
+
+    script, signature = Path(sys.argv[0]).name, inspect.signature(command, eval_str=True)
+    # Without positional parameters fire's help shows each with its flag, as the command wants it.
+    flags_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    command.__signature__ = signature.replace(parameters=flags_only)  # type: ignore[attr-defined]
+    if asks_for_help:
+        sys.stdout.write(fire.helptext.HelpText(command, fire.trace.FireTrace(command, name=script)) + "\n")
+        return
+    flags = normalised(arguments, signature.parameters)
+    if not splits:
+        refuse_several_processes(script)
+    load_credentials()
+    parsers = {name: functools.partial(value_of, name, p.annotation) for name, p in signature.parameters.items()}
+    fire.Fire(fire.decorators.SetParseFns(**parsers)(command), command=flags, name=script)
+
+
+def _set_up_logging() -> None:
+    """Lines on standard error, in which words of servers, files and models cannot command the terminal."""
+    logging.setLogRecordFactory(_Record)  # for the handlers of libraries too
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own: each line would come twice
+
+
 class _Record(logging.LogRecord):
-    """A record whose words cannot command the terminal, whoever writes it there: some libraries do so themselves."""
+    """A record whose words cannot command the terminal."""
 
     def getMessage(self) -> str:  # noqa: N802 - logging's name
+        """The message, in which what would command the terminal is replaced."""
         return without_controls(super().getMessage())
-
-
-class _Line(logging.Formatter):
-    """A line of the log, in which words of servers, files and models cannot command the terminal, errors' included."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_controls(super().format(record))
-
-
-def _help(command: Callable[..., object], script: str) -> str:
-    """The help of a command, in which every value has its flag, as the command wants it."""
-    from fire import helptext, trace
-
-    @functools.wraps(command)
-    def flags_only(**_: Any) -> None: ...
-
-    signature = inspect.signature(command)
-    flags = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
-    flags_only.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
-    return str(helptext.HelpText(flags_only, trace.FireTrace(flags_only, name=script)))
-
-
-def _show(text: str) -> None:
-    """Write to standard output, of which ``head`` may want less than all."""
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _let_go_of_stdout()
 
 
 def _let_go_of_stdout() -> None:
@@ -134,19 +113,6 @@ def _let_go_of_stdout() -> None:
 def _fail(message: str) -> NoReturn:
     sys.stderr.write("error: " + without_controls(" ".join(message.split())) + "\n")
     sys.exit(1)
-
-
-def _prepared(command: Callable[..., object], script: str, splits: bool) -> Callable[..., None]:
-    """``command`` with the keys of ``.env`` at hand, and without its return value, which fire would print."""
-
-    @functools.wraps(command)
-    def call(*args: Any, **kwargs: Any) -> None:
-        if not splits:
-            refuse_several_processes(script)
-        load_credentials()
-        command(*args, **kwargs)
-
-    return call
 
 
 def trait_names(trait: str | None, traits: list[str] | None) -> list[str]:

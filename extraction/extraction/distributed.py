@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from utils.errors import UserError
+from utils.experiment import TraitFolder
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 Item = TypeVar("Item")
 
@@ -20,7 +25,7 @@ class Process:
     rank: int = 0
     count: int = 1
     device: str | None = None
-    state: Any = None
+    state: PartialState | None = None
 
     @property
     def is_main(self) -> bool:
@@ -59,6 +64,13 @@ def this_process(device: str | None) -> Process:
             "work. Launch with torchrun --nproc_per_node N or accelerate launch --num_processes N"
         )
     return Process(state.process_index, state.num_processes, "cpu" if on_cpu else str(state.device), state)
+
+
+@contextlib.contextmanager
+def held_by_main(folder: TraitFolder, process: Process) -> Iterator[None]:
+    """The trait's lock, held by the main process for all of them."""
+    with folder.locked() if process.is_main else contextlib.nullcontext():
+        yield
 
 
 def refuse_several_processes(command: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extraction.cli import run_command
+from utils.formats.definition import read_definition
 
 if TYPE_CHECKING:
     from utils.judge import Judge
@@ -61,7 +62,7 @@ def judge_gold(
     if output:
         check_output(Path(output))
     lab = Experiment(Path(experiments_dir), definitions)
-    chosen = {name: lab.trait(name).read_definition() for name in traits or known}
+    chosen = {name: read_definition(lab.trait(name)) for name in traits or known}
     settings = JudgeSettings(judge_model, judge_base_url, judge_concurrency, judge_samples)
     judge = resolve_judge(settings, lambda: load_model(EMBEDDED_MODEL))
     if judge is None:

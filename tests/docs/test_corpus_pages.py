@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 
 from utils.errors import DefinitionError
-from utils.experiment import parse_definition
+from utils.formats.definition import parse_definition
 
 from . import pages
 

@@ -25,15 +25,16 @@ from utils.errors import UserError
 from utils.experiment import Experiment
 from utils.formats.foreign_vectors import read_steering_vector
 from utils.formats.gguf_vectors import read_control_vector, write_control_vector
-from utils.vectors import (
+from utils.formats.vector_files import (
     available_vectors,
-    load_vector,
     ranked_places,
     read_summary,
     read_vector,
     write_summary,
     write_vector,
 )
+from utils.formats.vector_metadata import SummaryRow, VectorMetadata
+from utils.vectors import load_vector
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,7 +74,7 @@ def test_all_layers_leave_except_those_that_the_form_cannot_express_which_is_sai
 def test_layers_of_which_the_form_can_express_none_are_an_error(export, root, tmp_path):
     trait = Experiment(root, "smollm2_demo").trait("evil")
     write_vector(trait, random_vector(1), sidecar(1, trait="evil"))
-    write_summary(trait, [{"method": "probe", "layer": 1, "best": True}])
+    write_summary(trait, [SummaryRow(method="probe", layer=1, best=True)])
     with pytest.raises(UserError, match="evil has probe vectors only at layers that gguf cannot express"):
         export(tmp_path / "a.gguf", names=("evil",), form="gguf", all_layers=True)
     assert not (tmp_path / "a.gguf").exists()
@@ -89,7 +90,7 @@ def test_flags_that_contradict_each_other_or_find_nothing_are_refused(export, ro
         random_vector(18),
         sidecar(18, trait="evil", model="other/model"),
     )
-    write_summary(Experiment(root, "smollm2_demo").trait("evil"), [{"method": "probe", "layer": 18, "best": True}])
+    write_summary(Experiment(root, "smollm2_demo").trait("evil"), [SummaryRow(method="probe", layer=18, best=True)])
     with pytest.raises(UserError, match="--output must be a folder for 2 traits"):
         export(tmp_path / "both.gguf", names=("sycophantic", "evil"))
     with pytest.raises(UserError, match=r"one repository holds the vectors of one model, found SmolLM2.*, other/model"):
@@ -118,7 +119,7 @@ def test_one_layer_that_is_left_of_all_adds_nothing_up(export, root, tmp_path, c
     trait = Experiment(root, "smollm2_demo").trait("evil")
     for layer in (1, 18):
         write_vector(trait, random_vector(layer), sidecar(layer, trait="evil"))
-    write_summary(trait, [{"method": "probe", "layer": 18, "best": True}, {"method": "probe", "layer": 1}])
+    write_summary(trait, [SummaryRow(method="probe", layer=18, best=True), SummaryRow(method="probe", layer=1)])
     caplog.set_level(logging.INFO)
     (path,) = export(tmp_path / "a.gguf", names=("evil",), form="gguf", all_layers=True)
     assert list(read_control_vector(path).directions) == [18]
@@ -129,15 +130,20 @@ def test_one_layer_that_is_left_of_all_adds_nothing_up(export, root, tmp_path, c
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"layer": 12, "norm": 1.0}, "describes layer 12 at layer 10"),
-        ({"trait": "evil"}, "describes 'evil' at layer 10, not 'sycophantic'"),
-        ({"norm": None}, "traitlens.sidecars lack or spoil .*Export it again"),
+        ({"layer": 12, "norm": 1.0}, "describes 'sycophantic' at layer 12, not 'sycophantic' at layer 10"),
+        ({"trait": "evil"}, "describes 'evil' at layer 10, not 'sycophantic' at layer 10"),
+        ({"norm": None}, "lacks the norm .*Export it again"),
+        ({"norm": "x"}, "'norm' is 'x', not a number.*Export it again"),
+        ({"hidden_size": 5}, "its vector at layer 10 has 576 values, not 5"),
     ],
 )
-def test_a_file_of_ours_whose_side_cars_do_not_describe_it_is_refused(folder, root, tmp_path, changes, said):
+def test_a_file_of_ours_whose_side_cars_do_not_describe_it_is_refused(
+    folder, root, tmp_path, changes, said, monkeypatch
+):
     vector = read_vector(folder, "probe", 10)
-    odd = dataclasses.replace(vector, metadata={**vector.metadata, **changes})
-    write_control_vector(tmp_path / "v.gguf", [odd], unit="unit")
+    described = {**vector.metadata.to_json(), "norm": 12.0, **changes}
+    monkeypatch.setattr(VectorMetadata, "to_json", lambda _: described)
+    write_control_vector(tmp_path / "v.gguf", [vector], unit="unit")
     with pytest.raises(UserError, match=said):
         import_into("smollm2_copy", "sycophantic", str(tmp_path / "v.gguf"), experiments_dir=root)
     assert not (root / "smollm2_copy").exists()
@@ -151,11 +157,11 @@ def test_a_bundle_keeps_the_ranking_of_the_summary(export, tmp_path):
 
 def test_a_bundle_of_all_vectors_has_those_that_are_here_and_the_log_says_how_many_are_not(export, folder, caplog):
     rows = read_summary(folder)
-    write_summary(folder, [rows[0], {**rows[0], "layer": 29}, *rows[1:]])
+    write_summary(folder, [rows[0], dataclasses.replace(rows[0], layer=29), *rows[1:]])
     with caplog.at_level(logging.INFO):
         (path,) = export(form="bundle")
     assert f"sycophantic: 1 of the {len(rows) + 1} vectors in summary.csv are not here" in caplog.text
-    assert load_vector(path).layer == rows[0]["layer"]
+    assert load_vector(path).layer == rows[0].layer
     with pytest.raises(UserError, match="no vector with"):
         load_vector(path, layer=29)
 
@@ -163,7 +169,7 @@ def test_a_bundle_of_all_vectors_has_those_that_are_here_and_the_log_says_how_ma
 def test_the_first_commands_of_the_guide_work_one_after_the_other(tmp_path):
     trait = Experiment(tmp_path / "experiments", "my_exp").trait("refusal")
     path = write_vector(trait, random_vector(10), sidecar(10, trait="refusal"))
-    write_summary(trait, [{"method": "probe", "layer": 10}])
+    write_summary(trait, [SummaryRow(method="probe", layer=10)])
     block = re.search(r"```bash\n(.*?)```", (ROOT / "docs" / "exporting.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     for line in block.splitlines():
         command = [sys.executable, *shlex.split(line)[1:]]
@@ -187,7 +193,7 @@ def test_what_is_exported_and_imported_is_the_same_vector_with_the_same_metadata
 def test_a_unit_vector_of_ours_regains_its_length_when_it_comes_back(root, tmp_path, folder):
     write_vector(folder, random_vector(12, 12.0), sidecar(12, norm=12.0))
     settings = ExportSettings(form="gguf", unit="unit", layers=(12,), method="probe")
-    write_summary(folder, [*read_summary(folder), {"method": "probe", "layer": 12}])
+    write_summary(folder, [*read_summary(folder), SummaryRow(method="probe", layer=12)])
     (path,) = export_traits("smollm2_demo", ["sycophantic"], settings, str(tmp_path / "v.gguf"), root)
     (vector,) = import_into("smollm2_copy", "sycophantic", str(path), experiments_dir=root)
     torch.testing.assert_close(vector.vector, random_vector(12, 12.0))
@@ -260,10 +266,10 @@ def test_a_foreign_vector_is_measured_on_the_activations_at_hand_if_they_are_of_
         experiments_dir=lab.experiments_dir,
     )
     if not own:
-        assert vector.metadata["metrics"] is None
+        assert vector.metadata.metrics is None
         assert "its activations are of another, not of" in caplog.text
         return
-    figure = vector.metadata["metrics"]["auroc"]["value"]
+    figure = vector.metadata.metrics.auroc.value
     assert (figure > 0.95) if sign == 1 else (figure < 0.05)
     assert ("is its sign reversed?" in caplog.text) == (sign == -1)
     assert abs(vector.baseline) < 1
@@ -345,7 +351,7 @@ def hub_folder(folder, root, export, tmp_path):
         "warnings": ["words do it"],
     }
     write_vector(evil, random_vector(18), sidecar(18, trait="evil", choice=choice, held_out="5 groups of questions"))
-    write_summary(evil, [{"method": "probe", "layer": 18}])
+    write_summary(evil, [SummaryRow(method="probe", layer=18)])
     (folder.vectors_dir / "card.html").write_text("<p>card</p>")
     return export(tmp_path / "hub", names=(), form="hub", license_name="apache-2.0")[0]
 

@@ -4,13 +4,12 @@ import json
 import os
 import pickle
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.exchange.conftest import random_vector, sidecar
+from tests.exchange.conftest import changed, random_vector, sidecar
 from traitlens import HookManager, add_steering_hook
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.formats.foreign_vectors import read_steering_vector, write_steering_vector
@@ -109,7 +108,7 @@ def test_a_block_that_the_model_does_not_have_is_refused(tmp_path):
 
 
 def test_vectors_that_do_not_belong_together_make_no_steering_vector(vectors, tmp_path):
-    for chosen in ([], [vectors[0], vectors[0]], [vectors[0], replace(vectors[1], trait="evil")]):
+    for chosen in ([], [vectors[0], vectors[0]], [vectors[0], changed(vectors[1], trait="evil")]):
         with pytest.raises(UserError, match="one trait, method and model"):
             write_steering_vector(tmp_path / "v.pt", chosen)
     with pytest.raises(MissingInputError, match="Give the path of a saved steering vector"):
@@ -118,7 +117,7 @@ def test_vectors_that_do_not_belong_together_make_no_steering_vector(vectors, tm
 
 def test_layer_0_cannot_be_written_for_steering_vectors(vectors, tmp_path):
     with pytest.raises(UserError, match="layer 0"):
-        write_steering_vector(tmp_path / "vector.pt", [replace(vectors[0], layer=0)])
+        write_steering_vector(tmp_path / "vector.pt", [changed(vectors[0], layer=0)])
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +150,7 @@ def _our_logits(directions):
     [(write_steering_vector, "steer-steering-vectors"), (write_control_vector, "steer-repeng")],
 )
 def test_the_real_packages_steer_with_our_files_as_we_do(packages, tmp_path, write, action):
-    vectors = [
-        TraitVector("agreeing", "probe", n, random_vector(n, 6.0), 0.0, {}, EMBEDDED_MODEL, sidecar(n)) for n in (2, 15)
-    ]
+    vectors = [TraitVector(random_vector(n, 6.0), sidecar(n, trait="agreeing", model=EMBEDDED_MODEL)) for n in (2, 15)]
     write(tmp_path / "vector", vectors)
     theirs = packages(action, tmp_path / "vector")
     torch.testing.assert_close(theirs, _our_logits({v.layer: v.vector for v in vectors}), atol=1e-3, rtol=1e-3)

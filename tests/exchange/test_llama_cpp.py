@@ -70,7 +70,7 @@ def directions(loaded):
             states.append(capture.get("state")[0, 1:].mean(dim=0))
         difference, typical = states[0] - states[1], states[0].norm()
         vector = typical * difference / difference.norm()
-        found[layer] = TraitVector("agreeing", "mean_diff", layer, vector.clone(), 0.0, {}, loaded.name, sidecar(layer))
+        found[layer] = TraitVector(vector.clone(), sidecar(layer, "mean_diff", trait="agreeing", model=loaded.name))
     return found
 
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from tests.exchange.conftest import random_vector, sidecar
+from tests.exchange.conftest import changed, random_vector, sidecar
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats import bundle as portable
-from utils.formats.bundle import check_model, load_model_for, read_bundle, write_bundle
+from utils.formats.bundle import read_bundle, write_bundle
+from utils.formats.files import read_json, write_json
+from utils.formats.vector_files import read_vector, sidecar_path, write_vector
 from utils.hub import parse_hub_address
-from utils.models import LoadedModel, same_model
-from utils.vectors import load_vector, read_vector, write_vector
+from utils.models import LoadedModel, compatibility, same_model
+from utils.models.compatibility import check_model, load_model_for
+from utils.vectors import load_vector
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -75,9 +77,8 @@ def test_a_vectors_model_is_loaded_at_the_revision_that_it_was_made_with(given, 
         asked.append((name, options["revision"]))
         raise UserError("no network")
 
-    monkeypatch.setattr(portable, "load_model", load)
-    vector = read_vector(folder, "probe", 10)
-    vector = replace(vector, model="org/tiny", metadata={**vector.metadata, "revision": COMMIT})
+    monkeypatch.setattr(compatibility, "load_model", load)
+    vector = changed(read_vector(folder, "probe", 10), model="org/tiny", revision=COMMIT)
     with pytest.raises(UserError, match="no network"):
         load_model_for(vector, given)
     assert asked == [(loaded, revision)]
@@ -96,7 +97,7 @@ def test_two_owners_models_of_one_name_are_two_models(name, other, same):
 
 
 def test_a_bundle_holds_one_traits_vectors_of_one_model(vectors, tmp_path):
-    mixed = [vectors[0], replace(vectors[1], trait="evil")]
+    mixed = [vectors[0], changed(vectors[1], trait="evil")]
     with pytest.raises(UserError, match="a bundle holds the vectors of one trait and one model, got 2 vectors"):
         write_bundle(tmp_path / "a.safetensors", mixed)
     with pytest.raises(UserError, match="got 0 vectors"):
@@ -114,16 +115,7 @@ def test_load_vector_reads_a_bundle_as_it_reads_an_experiment(bundle, folder):
 
 
 def test_the_documented_layer_of_a_model_goes_before_the_best_in_a_bundle_too(folder, tmp_path):
-    gemma = [
-        replace(
-            v,
-            layer=n,
-            model="google/gemma-2-2b-it",
-            metadata={**v.metadata, "layer": n, "model": "google/gemma-2-2b-it"},
-        )
-        for n in (20, 16)
-        for v in [read_vector(folder, "probe", 10)]
-    ]
+    gemma = [changed(read_vector(folder, "probe", 10), layer=n, model="google/gemma-2-2b-it") for n in (20, 16)]
     write_bundle(tmp_path / "b.safetensors", gemma)
     assert load_vector(tmp_path / "b.safetensors").layer == 16
 
@@ -198,10 +190,11 @@ CHOICE = {"method": "probe", "layer": 10}
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"metrics": [1]}, "'metrics' is"), ({"metrics": {"auroc": "x"}}, "'auroc' is 'x', not an interval"),
-        ({"metrics": {"auroc": {"value": "x", "low": 0, "high": 1}}}, "not an interval"),
-        ({"metrics": {"n_pos": "<img>"}}, "'n_pos' is '<img>', not a count"),
-        ({"metrics": {"auroc": {"value": 10**400, "low": 0, "high": 1}}}, "not an interval"),
+        ({"metrics": [1]}, "'metrics' is"), ({"metrics": {"auroc": "x"}}, "'auroc' is 'x', not a JSON object"),
+        ({"metrics": {"auroc": {"value": "x", "low": 0, "high": 1}}}, "'value' is 'x', not a number"),
+        ({"metrics": {"auroc": {"value": 1, "low": 0}}}, "lacks high"),
+        ({"metrics": {"n_pos": "<img>"}}, "'n_pos' is '<img>', not a whole number"),
+        ({"metrics": {"auroc": {"value": 10**400, "low": 0, "high": 1}}}, "'value' is 1000"),
         ({"choice": [1]}, "'choice' is"), ({"choice": {**CHOICE, "auroc": 5}}, "'auroc' is 5"),
         ({"choice": {**CHOICE, "warnings": 7}}, "'warnings' is 7"), ({"controls": [1]}, "'controls' is"),
         ({"controls": {"length": "x"}}, "'length' is 'x'"), ({"controls": {"length": {"mean": "x"}}}, "'mean' is 'x'"),
@@ -210,7 +203,8 @@ CHOICE = {"method": "probe", "layer": 10}
     ],
 )  # fmt: skip
 def test_figures_of_another_form_are_refused_where_a_vector_is_read(changes, said, folder):
-    write_vector(folder, random_vector(10), sidecar(10, **changes))
+    path = sidecar_path(write_vector(folder, random_vector(10), sidecar(10)))
+    write_json(path, {**read_json(path, ""), **changes})
     with pytest.raises(DamagedFileError, match=said):
         read_vector(folder, "probe", 10)
 
@@ -264,8 +258,7 @@ def test_a_vector_of_another_model_is_refused_naming_both(bundle, other, message
 
 
 def test_another_revision_or_chat_template_is_a_warning_naming_both(bundle, caplog):
-    vector = load_vector(bundle)
-    vector.metadata["revision"] = "a" * 40
+    vector = changed(load_vector(bundle), revision="a" * 40)
     with caplog.at_level(logging.WARNING):
         check_model(vector, _model(revision="b" * 40))
     assert "a" * 40 in caplog.text
@@ -277,7 +270,7 @@ def test_a_vector_loads_from_the_hub_and_remembers_its_commit(hub, caplog):
     with caplog.at_level(logging.INFO):
         vector = load_vector("hf://org/traits/sycophantic")
     assert torch.equal(vector.vector, random_vector(18))
-    assert vector.metadata["source"] == f"hf://org/traits@{COMMIT}/sycophantic"
+    assert vector.metadata.source == f"hf://org/traits@{COMMIT}/sycophantic"
     assert f"pin what was loaded with hf://org/traits@{COMMIT}/sycophantic" in caplog.text
 
 

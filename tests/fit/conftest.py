@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from utils.experiment import Experiment, responses_fingerprint
+from utils.experiment import Experiment
 from utils.formats.activation_files import TENSOR, activations_path, write_activations_info
+from utils.formats.response_files import responses_fingerprint, write_responses
 from utils.records import ActivationsInfo, Response
 
 N_LAYERS, HIDDEN = 5, 24
@@ -51,7 +52,7 @@ def write_trait(
     generator = torch.Generator().manual_seed(seed)
     folder.activations_dir.mkdir(parents=True)
     for side, sign in (("pos", 0.5), ("neg", -0.5), ("neutral", 0.0)):
-        folder.write_responses(side, responses[side])
+        write_responses(folder, side, responses[side])
         states = torch.randn(len(responses[side]), N_LAYERS, HIDDEN, generator=generator)
         states[:, signal_layer, 0] += sign * strength
         save_file({TENSOR: states.half()}, activations_path(folder, side))

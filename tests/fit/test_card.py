@@ -5,9 +5,10 @@ import html.parser
 import re
 
 import pytest
-from extraction.fit.vectors import FitSettings, extract_vectors
+from extraction.fit.stage import Settings, run
 
 from tests.fit.conftest import write_trait
+from utils.formats.response_files import read_responses
 
 _HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'text'"
 
@@ -30,13 +31,13 @@ class Page(html.parser.HTMLParser):
 
 def card(lab, **changes):
     folder = write_trait(lab, "alpha", **changes)
-    extract_vectors(lab.name, ("alpha",), FitSettings(methods=("mean_diff", "probe")), lab.experiments_dir)
+    run(Settings(lab.name, ("alpha",), ("mean_diff", "probe"), experiments_dir=lab.experiments_dir))
     return Page((folder.vectors_dir / "card.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def hostile_rows(lab):
-    rows = write_trait(lab, "source").read_responses("pos")
+    rows = read_responses(write_trait(lab, "source"), "pos")
     return [dataclasses.replace(row, response=f"{_HOSTILE} {i}") for i, row in enumerate(rows)]
 
 

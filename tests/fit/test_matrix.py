@@ -10,22 +10,20 @@ import time
 import pytest
 import torch
 from extraction.exchange.importing import import_into
-from extraction.fit import matrix
+from extraction.fit import matrix, stage
 from extraction.fit.charts import matrix_picture
-from extraction.fit.vectors import FitSettings, extract_vectors
+from extraction.fit.stage import Settings
 from safetensors.torch import load_file, save_file
 
 from tests.fit.conftest import write_trait
 from utils.errors import UserError
 from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
 from utils.formats.bundle import write_bundle
-from utils.vectors import read_vector
-
-SETTINGS = FitSettings(methods=("mean_diff",), layers=(2,))
+from utils.formats.vector_files import read_vector
 
 
-def run(lab, *names):
-    return extract_vectors(lab.name, names, SETTINGS, lab.experiments_dir)
+def run(lab, *names, layer=2):
+    return stage.run(Settings(lab.name, names, ("mean_diff",), (layer,), experiments_dir=lab.experiments_dir))
 
 
 def table(lab):
@@ -92,7 +90,7 @@ def test_a_layer_that_another_trait_was_not_captured_at_is_unknown(lab):
         states = load_file(activations_path(other, side))[TENSOR]
         save_file({TENSOR: states[:, 3:].contiguous()}, activations_path(other, side))
     write_activations_info(other.activations_dir, dataclasses.replace(info, layers=[3, 4]))
-    extract_vectors(lab.name, ("beta",), FitSettings(methods=("mean_diff",), layers=(3,)), lab.experiments_dir)
+    run(lab, "beta", layer=3)
     rows = table(lab)
     assert (rows["alpha"]["layer"], rows["beta"]["layer"]) == ("2", "3")
     assert rows["alpha"]["auroc_beta"] == ""
@@ -129,7 +127,7 @@ def test_a_run_on_one_trait_makes_an_earlier_matrix_again(lab):
     run(lab)
     picture = lab.matrix_path.with_suffix(".png")
     before = lab.matrix_path.read_bytes(), picture.read_bytes()
-    extract_vectors(lab.name, ("alpha",), FitSettings(methods=("mean_diff",), layers=(3,)), lab.experiments_dir)
+    run(lab, "alpha", layer=3)
     rows = table(lab)
     assert (rows["alpha"]["layer"], rows["beta"]["layer"]) == ("3", "2")
     assert (lab.matrix_path.read_bytes(), picture.read_bytes()) != before
@@ -173,8 +171,7 @@ def test_a_run_waits_for_the_matrix_of_another_and_makes_it_again(lab, caplog):
     write_trait(lab, "alpha", seed=1)
     write_trait(lab, "beta", seed=2)
     run(lab)
-    settings = FitSettings(methods=("mean_diff",), layers=(3,))
-    second = threading.Thread(target=extract_vectors, args=(lab.name, ("alpha",), settings, lab.experiments_dir))
+    second = threading.Thread(target=run, args=(lab, "alpha"), kwargs={"layer": 3})
     with lab.locked_for_matrix():  # as the other run while it measures: it has read alpha's vector already
         lab.matrix_due_path.touch()
         rows = table(lab)
@@ -200,7 +197,7 @@ def test_an_import_over_the_best_vector_makes_the_matrix_again_and_another_impor
     before = float(table(lab)["alpha"]["auroc_beta"]), lab.matrix_path.stat().st_mtime_ns
     write_bundle(
         tmp_path / "other.safetensors",
-        [dataclasses.replace(best, method="imported", metadata={**best.metadata, "method": "imported", "best": False})],
+        [dataclasses.replace(best, metadata=dataclasses.replace(best.metadata, method="imported", best=False))],
     )
     import_into(lab.name, "alpha", str(tmp_path / "other.safetensors"), experiments_dir=lab.experiments_dir)
     assert lab.matrix_path.stat().st_mtime_ns == before[1]
@@ -216,7 +213,10 @@ def test_an_imported_vectors_own_figure_is_unknown_and_the_others_is_compared_al
     write_trait(lab, "beta", seed=2, strength=6.0)
     run(lab)
     best = read_vector(alpha, "mean_diff", 2)
-    write_bundle(tmp_path / "a.safetensors", [dataclasses.replace(best, metadata={**best.metadata, "choice": None})])
+    write_bundle(
+        tmp_path / "a.safetensors",
+        [dataclasses.replace(best, metadata=dataclasses.replace(best.metadata, choice=None))],
+    )
     caplog.clear()
     import_into(lab.name, "alpha", str(tmp_path / "a.safetensors"), overwrite=True, experiments_dir=lab.experiments_dir)
     told = [line for line in caplog.messages if "vector reads" in line]

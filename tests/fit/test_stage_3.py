@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from extraction.fit import stage
 from extraction.fit.contrast import read_contrast
-from extraction.fit.vectors import FitSettings, extract_vectors
+from extraction.fit.stage import Settings
 from extraction.monitoring.texts import choose_vectors
 from safetensors.torch import load_file, save_file
 
@@ -29,13 +30,16 @@ from utils.formats.activation_files import (
     read_activations_info,
     write_activations_info,
 )
-from utils.vectors import load_vector, read_summary, read_vector, write_summary, write_vector
+from utils.formats.response_files import read_responses, write_responses, write_responses_metadata
+from utils.formats.vector_files import read_summary, read_vector, write_summary, write_vector
+from utils.formats.vector_metadata import CountsRecord, SummaryRow, VectorMetadata
+from utils.vectors import load_vector
 
 SCRIPT = Path(__file__).resolve().parents[2] / "extraction" / "3_extract_vectors.py"
 
 
 def run(lab, *names, **settings):
-    return extract_vectors(lab.name, names, FitSettings(**settings), lab.experiments_dir)
+    return stage.run(Settings(lab.name, names, **settings, experiments_dir=lab.experiments_dir))
 
 
 def written(folder):
@@ -106,14 +110,14 @@ def test_the_mean_difference_on_disk_is_the_difference_of_the_class_means(lab):
 def test_the_layer_with_the_trait_is_chosen_and_measured_on_what_it_had_not_seen(full):
     _, folder, result = full
     rows = read_summary(folder)
-    assert (rows[0]["best"], int(rows[0]["layer"])) == (True, 3)
-    assert sum(bool(row["best"]) for row in rows) == 1
+    assert (rows[0].best, rows[0].layer) == (True, 3)
+    assert sum(bool(row.best) for row in rows) == 1
     assert result.nested.value > 0.9
     assert result.nested.low <= result.nested.value <= result.nested.high
-    by_layer = {layer: [r["auroc"] for r in rows if int(r["layer"]) == layer] for layer in range(N_LAYERS)}
-    assert max(by_layer[1]) < 0.75 < min(r["auroc"] for r in rows if int(r["layer"]) == 3 and r["method"] != "ica")
-    noise = next(r for r in rows if r["method"] == "probe" and int(r["layer"]) == 1)
-    assert noise["train_acc"] > 0.9  # training accuracy would have praised it
+    by_layer = {layer: [r.auroc for r in rows if r.layer == layer] for layer in range(N_LAYERS)}
+    assert max(by_layer[1]) < 0.75 < min(r.auroc for r in rows if r.layer == 3 and r.method != "ica")
+    noise = next(r for r in rows if r.method == "probe" and r.layer == 1)
+    assert noise.train_acc > 0.9  # training accuracy would have praised it
 
 
 def test_load_vector_gives_the_chosen_one(full):
@@ -135,8 +139,8 @@ def test_the_documented_layer_stays_the_default_of_its_model_and_others_get_the_
     ranked = [("probe", 12), ("gradient", 20), ("probe", 20), ("gradient", 16), ("probe", 16)]
     for method, n in ranked:
         metadata = {"trait": "alpha", "method": method, "layer": n, "model": model, "baseline": 0.0, "hidden_size": 4}
-        write_vector(folder, torch.ones(4), metadata)
-    write_summary(folder, [{"method": method, "layer": n} for method, n in ranked])
+        write_vector(folder, torch.ones(4), VectorMetadata.from_json(metadata))
+    write_summary(folder, [SummaryRow(method=method, layer=n) for method, n in ranked])
 
     def place(**asked):
         vector = load_vector(lab.name, "alpha", experiments_dir=lab.experiments_dir, **asked)
@@ -159,7 +163,7 @@ def test_the_calibrated_probability_applies_to_raw_projections(lab):
     folder = write_trait(lab, "alpha", strength=3.0)
     run(lab, "alpha", methods=("probe",), layers=(2,))
     vector = read_vector(folder, "probe", 2)
-    calibration = Calibration(**vector.metadata["calibration"])
+    calibration = Calibration(**vector.metadata.calibration.to_json())
     pos, neg = (load_file(activations_path(folder, side))[TENSOR][:, 2] for side in ("pos", "neg"))
     shown, hidden = (calibration.probability(projection(side, vector.vector) - vector.baseline) for side in (pos, neg))
     assert shown.mean() > 0.75
@@ -174,7 +178,7 @@ def test_neutral_tokens_set_the_thresholds(lab):
     scores = projection(load_file(activations_path(folder, "neutral_tokens"))[TENSOR][:, 2], vector.vector)
     assert (scores > vector.thresholds["fpr_5"]).float().mean().item() == pytest.approx(0.05, abs=0.01)
     assert vector.thresholds["fpr_5"] < vector.thresholds["fpr_1"]
-    assert vector.metadata["neutral"]["n_tokens"] == 300
+    assert vector.metadata.neutral.n_tokens == 300
 
 
 def test_without_neutral_tokens_thresholds_are_unknown(lab):
@@ -193,7 +197,7 @@ def test_the_same_activations_give_the_same_bytes(lab):
 
 
 def _rows(lab, side, scores):
-    source = write_trait(lab, "source").read_responses(side)
+    source = read_responses(write_trait(lab, "source"), side)
     return [dataclasses.replace(row, trait_score=score) for row, score in zip(source, scores, strict=True)]
 
 
@@ -202,18 +206,18 @@ def test_responses_that_miss_the_threshold_or_have_no_score_are_left_out_and_cou
     scores = [40.0] * 3 + [None] * 2 + [70.0] * 15
     folder = write_trait(lab, "alpha", rows={"pos": _rows(lab, "pos", scores)})
     run(lab, "alpha", methods=("mean_diff",), layers=(2,))
-    counts = read_vector(folder, "mean_diff", 2).metadata["counts"]
-    assert counts["pos"] == {"read": 20, "used": 15, "dropped": 3, "unscored": 2}
-    assert counts["neg"] == {"read": 20, "used": 20, "dropped": 0, "unscored": 0}
+    counts = read_vector(folder, "mean_diff", 2).metadata.counts
+    assert counts["pos"] == CountsRecord(read=20, used=15, dropped=3, unscored=2)
+    assert counts["neg"] == CountsRecord(read=20, used=20, dropped=0, unscored=0)
     assert "15 of 20 pos responses are used (3 dropped at threshold 50, 2 unscored)" in caplog.text
 
 
 def test_the_threshold_is_the_flag_else_the_one_of_stage_1_else_50(lab):
     folder = write_trait(lab, "alpha", rows={"pos": _rows(lab, "pos", [55.0] * 10 + [90.0] * 10)})
-    used = lambda threshold: read_contrast(folder, threshold, 5, 0).counts["pos"]["used"]  # noqa: E731
+    used = lambda threshold: read_contrast(folder, threshold, 5, 0).counts["pos"].used  # noqa: E731
     assert used(None) == 20
     assert used(60.0) == 10
-    folder.write_responses_metadata({"threshold": 60.0})
+    write_responses_metadata(folder, {"threshold": 60.0})
     assert used(None) == 10
     assert used(50.0) == 20
 
@@ -221,12 +225,12 @@ def test_the_threshold_is_the_flag_else_the_one_of_stage_1_else_50(lab):
 def test_responses_that_nobody_judged_are_all_used_and_that_is_said(lab, caplog):
     caplog.set_level(logging.INFO)
     unscored = {side: _rows(lab, side, [None] * 20) for side in ("pos",)}
-    other = [dataclasses.replace(row, trait_score=None) for row in lab.trait("source").read_responses("neg")]
+    other = [dataclasses.replace(row, trait_score=None) for row in read_responses(lab.trait("source"), "neg")]
     folder = write_trait(lab, "alpha", rows={**unscored, "neg": other})
     run(lab, "alpha", methods=("mean_diff",), layers=(2,))
     metadata = read_vector(folder, "mean_diff", 2).metadata
-    assert metadata["threshold"] is None
-    assert metadata["counts"]["pos"]["used"] == 20
+    assert metadata.threshold is None
+    assert metadata.counts["pos"].used == 20
     assert "not judged" in caplog.text
 
 
@@ -290,8 +294,8 @@ def test_missing_activations_name_the_command_that_makes_them(lab):
 
 def test_activations_of_responses_that_have_changed_are_refused(lab):
     folder = write_trait(lab, "alpha")
-    rows = folder.read_responses("pos")
-    folder.write_responses("pos", [dataclasses.replace(rows[0], response="edited"), *rows[1:]])
+    rows = read_responses(folder, "pos")
+    write_responses(folder, "pos", [dataclasses.replace(rows[0], response="edited"), *rows[1:]])
     with pytest.raises(UserError, match="has changed since its activations were captured"):
         run(lab, "alpha")
 
@@ -323,13 +327,13 @@ def test_whole_instruction_pairs_are_held_out_where_there_are_several(lab):
     assert len(pairs) == 4
     assert all(number[pair["pos"]] == number[pair["neg"]] for pair in DEFINITION["instruction"])
     run(lab, "alpha", methods=("probe",), layers=(2,))
-    assert read_vector(folder, "probe", 2).metadata["held_out"] == "4 groups of questions x 2 of instruction pairs"
+    assert read_vector(folder, "probe", 2).metadata.held_out == "4 groups of questions x 2 of instruction pairs"
 
 
 def _with_instructions(lab, texts):
     """Rows whose instructions are these per side, each question answered under all of them."""
     source = write_trait(lab, "source", n_pairs=2)
-    numbered = {side: enumerate(source.read_responses(side)) for side in texts}
+    numbered = {side: enumerate(read_responses(source, side)) for side in texts}
     return {
         side: [dataclasses.replace(r, instruction=texts[side][i % len(texts[side])]) for i, r in numbered[side]]
         for side in texts
@@ -376,8 +380,8 @@ def test_one_text_on_a_side_still_lets_questions_be_held_out(lab):
     folder.definition_path.unlink()  # nothing tells which belong together
     run(lab, "alpha", methods=("mean_diff",), layers=(2,))
     described = read_vector(folder, "mean_diff", 2).metadata
-    assert described["held_out"] == "5 groups of questions"
-    assert described["metrics"]["auroc"]["value"] > 0.9
+    assert described.held_out == "5 groups of questions"
+    assert described.metrics.auroc.value > 0.9
 
 
 def test_pairs_are_those_of_the_experiment_whose_responses_were_read(lab, tmp_path):
@@ -388,7 +392,7 @@ def test_pairs_are_those_of_the_experiment_whose_responses_were_read(lab, tmp_pa
     folder = write_trait(lab, "alpha", rows=rows)
     folder.definition_path.unlink()
     for side in ("pos", "neg", "neutral"):
-        source.write_responses(side, folder.read_responses(side))
+        write_responses(source, side, read_responses(folder, side))
     side_car = folder.activations_dir / "metadata.json"
     side_car.write_text(json.dumps({**json.loads(side_car.read_text()), "responses_from": "source"}))
     contrast = read_contrast(folder, None, 5, 0)
@@ -403,7 +407,7 @@ def test_pairs_are_those_of_the_experiment_whose_responses_were_read(lab, tmp_pa
 def _few_questions(lab, n):
     """Rows of every side whose questions are only ``n``."""
     source = write_trait(lab, "source")
-    rows = {side: source.read_responses(side) for side in ("pos", "neg", "neutral")}
+    rows = {side: read_responses(source, side) for side in ("pos", "neg", "neutral")}
     return {
         side: [dataclasses.replace(r, question=f"Question {i % n}?") for i, r in enumerate(responses)]
         for side, responses in rows.items()
@@ -415,7 +419,7 @@ def test_one_question_is_said_to_prove_nothing(lab, caplog):
     folder = write_trait(lab, "alpha", rows=_few_questions(lab, 1))
     result = run(lab, "alpha", methods=("mean_diff",))["alpha"]
     assert result.nested is None
-    assert read_vector(folder, "mean_diff", 2).metadata["metrics"] is None
+    assert read_vector(folder, "mean_diff", 2).metadata.metrics is None
     assert "alpha: mean_diff at layer 2, not measured: nothing could be held out\n" in caplog.text
     assert "warning: nothing could be held out, so nothing says how good the vector is" in caplog.text
     assert "not measured: nothing could be held out" in (folder.vectors_dir / "card.html").read_text()
@@ -434,9 +438,9 @@ def test_two_questions_or_pairs_measure_each_vector_but_not_the_choice_and_that_
     assert "is the best of 10, optimistic" in verdict
     assert warning.endswith("so nothing says how good the vector is")
     first = read_summary(folder)[0]
-    assert int(first["layer"]) == 3
-    assert math.isfinite(first["auroc"])
-    assert math.isnan(first["auroc_nested"])  # an empty cell
+    assert first.layer == 3
+    assert math.isfinite(first.auroc)
+    assert first.auroc_nested is None
     page = (folder.vectors_dir / "card.html").read_text()
     assert said in page
     assert '<td>the vector, chosen in a nested loop</td><td class="number">not measured</td>' in page
@@ -446,7 +450,7 @@ def test_two_questions_or_pairs_measure_each_vector_but_not_the_choice_and_that_
 def test_a_single_vector_needs_no_choice_so_two_questions_measure_it(lab):
     folder = write_trait(lab, "alpha", rows=_few_questions(lab, 2))
     result = run(lab, "alpha", methods=("mean_diff",), layers=(2,))["alpha"]
-    assert result.nested.value == pytest.approx(read_summary(folder)[0]["auroc"])
+    assert result.nested.value == pytest.approx(read_summary(folder)[0].auroc)
 
 
 def test_vectors_of_earlier_runs_stay_and_the_summary_lists_this_run(lab, caplog):
@@ -455,7 +459,7 @@ def test_vectors_of_earlier_runs_stay_and_the_summary_lists_this_run(lab, caplog
     run(lab, "alpha", methods=("mean_diff",), layers=(1, 2))
     run(lab, "alpha", methods=("probe",), layers=(3,))
     assert len(list(folder.vectors_dir.glob("*.pt"))) == 3
-    assert [(r["method"], int(r["layer"])) for r in read_summary(folder)] == [("probe", 3)]
+    assert [(r.method, r.layer) for r in read_summary(folder)] == [("probe", 3)]
     assert "2 vectors of earlier runs stay" in caplog.text
 
 
@@ -476,8 +480,11 @@ def test_every_summary_row_is_complete(full):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
 def test_no_vector_with_nan_or_infinity_reaches_a_file(lab, bad):
     folder = lab.trait("alpha")
+    metadata = VectorMetadata.from_json(
+        {"trait": "alpha", "method": "probe", "layer": 2, "model": "m", "hidden_size": 2}
+    )
     with pytest.raises(UserError, match="probe gave NaN or infinity for alpha at layer 2"):
-        write_vector(folder, torch.tensor([1.0, bad]), {"method": "probe", "layer": 2})
+        write_vector(folder, torch.tensor([1.0, bad]), metadata)
     assert not folder.vectors_dir.exists()
 
 

@@ -5,17 +5,17 @@ import logging
 
 import pytest
 import torch
-from extraction.fit.sweep import warnings_about
-from extraction.fit.vectors import FitSettings, extract_vectors
+from extraction.fit.findings import doubts_about
+from extraction.fit.stage import Settings, run
 from safetensors.torch import load_file, save_file
 
 from tests.fit.conftest import write_trait
 from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
+from utils.formats.response_files import read_responses
 
 
 def sweep_of(lab, trait="alpha", **settings):
-    settings = FitSettings(**{"methods": ("probe",), **settings})
-    return extract_vectors(lab.name, (trait,), settings, lab.experiments_dir)[trait]
+    return run(Settings(lab.name, (trait,), ("probe",), **settings, experiments_dir=lab.experiments_dir))[trait]
 
 
 def control(result, name):
@@ -26,7 +26,7 @@ def test_a_sound_vector_gets_a_verdict_and_no_warning(lab, caplog):
     caplog.set_level(logging.INFO)
     write_trait(lab, "alpha", strength=6.0)
     result = sweep_of(lab)
-    assert warnings_about(result) == []
+    assert doubts_about(result) == []
     assert "alpha: probe at layer 2, held-out AUROC" in caplog.text
     assert {c.name for c in result.controls} == {"length", "bag of words", "layer 0"}
 
@@ -43,7 +43,7 @@ def test_length_that_separates_as_well_is_said(lab, caplog):
 
 def test_an_instruction_that_leaks_into_the_words_is_caught(lab, caplog):
     source = write_trait(lab, "source")
-    leak = [dataclasses.replace(r, response=f"{r.response}, as instructed") for r in source.read_responses("pos")]
+    leak = [dataclasses.replace(r, response=f"{r.response}, as instructed") for r in read_responses(source, "pos")]
     write_trait(lab, "alpha", rows={"pos": leak}, strength=4.0)
     result = sweep_of(lab)
     assert control(result, "bag of words").auroc > 0.99
@@ -58,7 +58,7 @@ def test_a_trait_that_the_embeddings_show_already_is_caught(lab, caplog):
         save_file({TENSOR: states.contiguous()}, activations_path(folder, side))
     result = sweep_of(lab)
     assert result.choice.layer != 0
-    assert any(text.startswith("layer 0 alone separates") or "over layer 0" in text for text in warnings_about(result))
+    assert any(text.startswith("layer 0 alone separates") or "over layer 0" in text for text in doubts_about(result))
 
 
 def test_layer_0_is_measured_as_a_control_though_another_layer_is_asked_for(lab):
@@ -71,7 +71,7 @@ def test_layer_0_is_measured_as_a_control_though_another_layer_is_asked_for(lab)
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_is_called_noise(lab, seed):
     write_trait(lab, "alpha", strength=0.0, seed=seed)
-    found = warnings_about(sweep_of(lab))
+    found = doubts_about(sweep_of(lab))
     assert any("no better than chance" in text for text in found)
 
 
@@ -89,7 +89,7 @@ def test_shuffled_labels_off_one_half_and_a_solver_that_did_not_finish_are_said(
     unfinished = dataclasses.replace(result.best, extras={**result.best.extras, "converged": False})
     vectors = tuple(unfinished if v is result.best else v for v in result.vectors)
     shuffled = dataclasses.replace(result.shuffled, mean=0.75)
-    found = warnings_about(dataclasses.replace(result, vectors=vectors, shuffled=shuffled))
+    found = doubts_about(dataclasses.replace(result, vectors=vectors, shuffled=shuffled))
     assert [text.split(":")[0] for text in found] == [
         "shuffled labels read 0.75 where 0.5 is right", "probe did not converge",
     ]  # fmt: skip

@@ -13,7 +13,8 @@ from safetensors.torch import save
 
 from utils.formats.bundle import write_bundle
 from utils.formats.gguf_vectors import write_control_vector
-from utils.vectors import trait_vector
+from utils.formats.vector_metadata import VectorMetadata
+from utils.records import TraitVector
 
 from .readers import DEFINITION, HIDDEN, INFO, METADATA, READERS
 
@@ -54,7 +55,7 @@ TABLE = 'question,instruction,prompt,response,trait_score\nq,i,p,r,80\n"a\nb",i,
 @functools.cache
 def binary(kind):
     """A whole file of a binary form."""
-    vector = trait_vector(torch.tensor([1.0, -2.0, 3.0]), METADATA)
+    vector = TraitVector(torch.tensor([1.0, -2.0, 3.0]), VectorMetadata.from_json(METADATA))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "whole"
         if kind == "bundle":

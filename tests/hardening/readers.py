@@ -16,17 +16,21 @@ from safetensors.torch import save
 from extraction import report
 from utils.config import get_credential, load_credentials
 from utils.errors import UserError
-from utils.experiment import Experiment, responses_fingerprint
+from utils.experiment import Experiment
 from utils.formats.activation_files import activations_path, read_activations, write_activations_info
 from utils.formats.bundle import read_bundle
+from utils.formats.definition import read_definition
 from utils.formats.foreign_vectors import read_steering_vector
 from utils.formats.gguf_vectors import read_control_vector
+from utils.formats.response_files import read_responses, read_responses_metadata, responses_fingerprint, write_responses
 from utils.formats.results import ResultsFile, read_results
 from utils.formats.transcripts import prompts_of, read_prompts, read_texts
+from utils.formats.vector_files import read_summary, read_vector, sidecar_path, write_vector
+from utils.formats.vector_metadata import VectorMetadata
 from utils.hub import parse_hub_address
 from utils.judges.reading import Verdict, fill_template, read_number, read_yes_no
 from utils.records import ActivationsInfo, Response
-from utils.vectors import load_vector, read_summary, read_vector, sidecar_path, write_vector
+from utils.vectors import load_vector
 
 HIDDEN = 3
 METADATA = {
@@ -53,12 +57,12 @@ def _trait(folder):
 
 def _definition(folder, data):
     _put(_trait(folder).definition_path, data)
-    return _trait(folder).read_definition()
+    return read_definition(_trait(folder))
 
 
 def _responses(folder, data):
     _put(_trait(folder).responses_path("pos"), data)
-    found = _trait(folder).read_responses("pos")
+    found = read_responses(_trait(folder), "pos")
     assert all(r.trait_score is None or 0 <= r.trait_score <= 100 for r in found)
     return found
 
@@ -66,7 +70,7 @@ def _responses(folder, data):
 def _responses_metadata(folder, data):
     _put(_trait(folder).responses_metadata_path, data)
     _put(_trait(folder).responses_path("pos"), b"question,instruction,prompt,response,trait_score\n")
-    found = _trait(folder).read_responses_metadata()
+    found = read_responses_metadata(_trait(folder))
     begin_journal(_trait(folder), {"model": "m"}, overwrite=False)
     return found
 
@@ -97,10 +101,10 @@ class _FixedJudge:
 def _scores_journal(folder, data):
     _definition(folder, json.dumps(DEFINITION).encode())
     for side in ("pos", "neg"):
-        _trait(folder).write_responses(side, [Response("q", "i", "p", "r")])
+        write_responses(_trait(folder), side, [Response("q", "i", "p", "r")])
     _put(_trait(folder).journal_path("scores"), data)
-    report_ = judge_trait(_trait(folder), _trait(folder).read_definition(), _FixedJudge(), JudgeSettings())
-    scores = [r.trait_score for side in ("pos", "neg") for r in _trait(folder).read_responses(side)]
+    report_ = judge_trait(_trait(folder), read_definition(_trait(folder)), _FixedJudge(), JudgeSettings())
+    scores = [r.trait_score for side in ("pos", "neg") for r in read_responses(_trait(folder), side)]
     assert all(s is not None and 0 <= s <= 100 for s in scores)
     return report_
 
@@ -154,19 +158,19 @@ def _prompt_flag(folder, data):
 
 
 def _vector(folder, data):
-    write_vector(_trait(folder), torch.ones(HIDDEN), METADATA)
+    write_vector(_trait(folder), torch.ones(HIDDEN), VectorMetadata.from_json(METADATA))
     _put(_trait(folder).vectors_dir / "probe_layer2.pt", data)
     return _checked(read_vector(_trait(folder), "probe", 2))
 
 
 def _sidecar(folder, data):
-    path = write_vector(_trait(folder), torch.ones(HIDDEN), METADATA)
+    path = write_vector(_trait(folder), torch.ones(HIDDEN), VectorMetadata.from_json(METADATA))
     _put(sidecar_path(path), data)
     return _checked(read_vector(_trait(folder), "probe", 2))
 
 
 def _summary(folder, data):
-    write_vector(_trait(folder), torch.ones(HIDDEN), METADATA)
+    write_vector(_trait(folder), torch.ones(HIDDEN), VectorMetadata.from_json(METADATA))
     _put(_trait(folder).vectors_dir / "summary.csv", data)
     read_summary(_trait(folder))
     return _checked(load_vector("lab", "calm", experiments_dir=folder))
@@ -178,7 +182,7 @@ def _checked(vector):
     assert torch.isfinite(vector.vector).all()
     assert vector.baseline is None or isinstance(vector.baseline, int | float)
     assert all(isinstance(v, int | float) for v in vector.thresholds.values())
-    json.dumps([vector.metadata, vector.baseline, vector.thresholds], allow_nan=False)
+    json.dumps([vector.metadata.to_json(), vector.baseline, vector.thresholds], allow_nan=False)
     return vector
 
 
@@ -197,7 +201,7 @@ def _steering_vector(folder, data):
 def _bundle(folder, data):
     bundle = read_bundle(_put(folder / "calm.safetensors", data))
     for vector in bundle.vectors:
-        json.dumps(vector.metadata, allow_nan=False)
+        json.dumps(vector.metadata.to_json(), allow_nan=False)
         assert re.fullmatch(r"\w+[0-9]+", vector.method + str(vector.layer)), "becomes a file's name"
     return bundle.choose()
 
@@ -218,7 +222,7 @@ INFO = {
 def _with_responses(folder):
     trait = _trait(folder)
     for side in ("pos", "neg"):
-        trait.write_responses(side, RESPONSES)
+        write_responses(trait, side, RESPONSES)
     return trait
 
 

@@ -14,8 +14,11 @@ from utils.errors import DamagedFileError, UserError
 from utils.experiment import Experiment
 from utils.formats.activation_files import activations_path, read_activations
 from utils.formats.files import append_jsonl, read_jsonl, write_json
+from utils.formats.journal import Journal
+from utils.formats.response_files import read_responses, read_responses_metadata, write_responses
+from utils.formats.vector_files import read_vector, sidecar_path, summary_path, vector_path
 from utils.records import Response
-from utils.vectors import load_vector, read_vector, sidecar_path, summary_path, vector_path
+from utils.vectors import load_vector
 
 # Every file that a stage reads: its path below the trait, and the stages that meet it.
 READ = {
@@ -163,7 +166,7 @@ def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
     unfinished = trait.unfinished_activations_dir
     trait.activations_dir.replace(unfinished)
     (unfinished / "metadata.json").replace(unfinished / "old.json")
-    append_jsonl(unfinished / "batches.0.jsonl", [{"batch": number} for number in range(20)])
+    journal = Journal(unfinished, "batches")
     header = {"dtype": "float16"}
     if harm != "another program's header":
         path = unfinished / "neg.safetensors"
@@ -175,10 +178,11 @@ def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
         about_files = ("versions", "dtype", "files_sha256")
         described = json.loads((unfinished / "old.json").read_text(encoding="utf-8"))
         captured = {key: value for key, value in described.items() if key not in about_files}
-        header |= {"capture": captured, "share_prompts": True}
+        header |= {"capture": captured}
     if harm == "an unknown precision":
         header["dtype"] = ["float8"]
-    append_jsonl(unfinished / "settings.jsonl", [header])
+    journal.begin(header)
+    journal.add({"batch": number} for number in range(20))
     ended = nursery.run(2, *arguments(2, lab, model))
     assert ended.status == 0, ended.said
     assert files(trait.root) == whole
@@ -186,15 +190,15 @@ def test_an_unfinished_capture_that_is_not_whole_is_begun_again(harm, place):
 
 def test_a_batch_that_is_no_number_was_not_written(tmp_path):
     folder = Experiment(tmp_path, "e").trait("t")
-    journal = folder.unfinished_activations_dir / "batches.0.jsonl"
-    append_jsonl(journal, [{"batch": 3}, {"batch": [1]}, {"batch": True}, {"batch": None}, {"other": 2}])
+    journal = Journal(folder.unfinished_activations_dir, "batches")
+    journal.add([{"batch": 3}, {"batch": [1]}, {"batch": True}, {"batch": None}, {"other": 2}])
     assert batches_done(folder) == {3}
 
 
 def test_a_row_that_was_cut_is_not_filled_up_with_nothing(tmp_path):
     trait = Experiment(tmp_path, "e").trait("t")
     rows = [Response(f"Why {i}?", "Refuse.", "p", "No.", 50.0) for i in range(3)]
-    trait.write_responses("pos", rows)
+    write_responses(trait, "pos", rows)
     path = trait.responses_path("pos")
     whole = path.read_bytes()
     last = whole[:-1].rindex(b"\n") + 1
@@ -202,7 +206,7 @@ def test_a_row_that_was_cut_is_not_filled_up_with_nothing(tmp_path):
     for end in range(last + 1, len(whole) - 1):
         path.write_bytes(whole[:end])
         with contextlib.suppress(DamagedFileError):
-            read.append(trait.read_responses("pos"))
+            read.append(read_responses(trait, "pos"))
     assert read in ([], [rows])  # at most the cut before the last quotation mark's newline is whole
 
 
@@ -211,7 +215,7 @@ def test_responses_that_a_killed_run_has_half_replaced_are_not_taken_for_whole(p
     nursery, lab, model = place
     trait = lab.trait("alpha")
     whole = files(trait.root)
-    generation = trait.read_responses_metadata()["generation"]
+    generation = read_responses_metadata(trait)["generation"]
     append_jsonl(trait.journal_path("generated.settings"), [generation])
     trait.responses_path("neutral").unlink()
     for stage, *more in ((2, "--overwrite"), (1, "--judge_only")):
@@ -227,7 +231,7 @@ def test_a_journal_left_beside_finished_activations_goes(place):
     nursery, lab, model = place
     trait = lab.trait("alpha")
     whole = files(trait.root)
-    append_jsonl(trait.activations_dir / "batches.0.jsonl", [{"batch": 0}])
+    Journal(trait.activations_dir, "batches").add([{"batch": 0}])
     ended = nursery.run(2, *arguments(2, lab, model))
     assert ended.status == 0, ended.said
     assert files(trait.root) == whole
@@ -239,11 +243,11 @@ def test_a_row_with_a_cell_too_many_does_not_shift_the_others(long_rows, tmp_pat
     rows = ["Why?,Refuse.,p,No.,60", "How?,Refuse.,p,No.,60"]
     for i in long_rows:
         rows[i] = rows[i].replace("No.", "No, never.")  # a comma outside of quotation marks
-    trait.write_responses("pos", [])
+    write_responses(trait, "pos", [])
     text = "\n".join(["question,instruction,prompt,response,trait_score", *rows])
     trait.responses_path("pos").write_text(text + "\n", encoding="utf-8")
     with pytest.raises(DamagedFileError, match=f"row {long_rows[0] + 1} has 6 cells where the header has 5"):
-        trait.read_responses("pos")
+        read_responses(trait, "pos")
 
 
 def test_texts_with_half_a_character_are_written_and_read(tmp_path):

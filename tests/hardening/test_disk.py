@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.hardening.faulty_lab import arguments, files, finished_place, refused
-from utils.formats.row_file import RowWriter
+from utils.formats.activation_files import RowWriter
 
 STAGES = (1, 2, 3)
 
@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_with_room_completes_it(stage, 
 
 
 def test_rows_that_find_no_room_raise_and_do_not_kill_the_process(small_disk):
-    writer = RowWriter(small_disk / "big.safetensors", "activations", (100, 10_000), "float32")
+    writer = RowWriter(small_disk / "big.safetensors", (100, 10_000), "float32")
     with pytest.raises(OSError, match="No space left"):
         writer.write(list(range(100)), torch.ones(100, 10_000))
 

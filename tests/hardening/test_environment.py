@@ -11,6 +11,7 @@ import pytest
 from tests.hardening.faulty_lab import DEFINITION, arguments, files, finished_place
 from tests.hardening.nursery import Nursery
 from utils.experiment import Experiment
+from utils.formats.response_files import read_responses, write_responses
 from utils.records import Response
 
 PLACES = {
@@ -91,5 +92,5 @@ def test_a_clock_that_went_back_does_not_make_finished_work_look_old(tmp_path):
 def test_any_text_comes_back_from_a_csv_as_it_was(tmp_path):
     folder = Experiment(tmp_path, "e").trait("t")
     rows = [Response(f"{text}?", text, text, text, None, text, "") for text in ODD_TEXTS]
-    folder.write_responses("pos", rows)
-    assert folder.read_responses("pos") == rows
+    write_responses(folder, "pos", rows)
+    assert read_responses(folder, "pos") == rows

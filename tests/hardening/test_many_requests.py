@@ -11,6 +11,7 @@ from extraction.stages import run_stage_1
 from benchmarks import judge_load
 from tests.hardening.faulty_lab import make_lab
 from utils.errors import UserError
+from utils.formats.response_files import read_responses, write_responses
 from utils.judges.endpoint import ApiJudge, JudgeError, Usage
 from utils.judges.openai import OpenAiEndpoint
 from utils.judges.reading import Verdict
@@ -30,7 +31,7 @@ def test_a_flaky_server_loses_and_mixes_up_nothing(tmp_path):
         counts, busiest = seen()
     assert busiest > 50
     assert sum(counts.values()) - counts["200"] > 10, "the server was to be flaky"
-    rows = [row for side in ("pos", "neg") for row in trait.read_responses(side)]
+    rows = [row for side in ("pos", "neg") for row in read_responses(trait, side)]
     assert [row.trait_score for row in rows] == [judge_load.expected_score(row.response) for row in rows]
     assert sum(report["unscored"].values()) == 0
 
@@ -99,7 +100,7 @@ def test_stage_1_closes_its_judge_whatever_happens(fails, tmp_path, monkeypatch)
     lab = make_lab(tmp_path)
     trait, _ = judge_load.make_trait(tmp_path / "other", 4)
     for side in ("pos", "neg"):
-        lab.trait("alpha").write_responses(side, trait.read_responses(side))
+        write_responses(lab.trait("alpha"), side, read_responses(trait, side))
     if fails:
         lab.trait("alpha").responses_path("neg").write_text("damaged")
     endpoint = Instant()
@@ -117,7 +118,7 @@ def test_stage_1_closes_its_judge_whatever_happens(fails, tmp_path, monkeypatch)
             judge()
     else:
         judge()
-        assert lab.trait("alpha").read_responses("pos")[1].trait_score == 1.0
+        assert read_responses(lab.trait("alpha"), "pos")[1].trait_score == 1.0
     assert not endpoint.open
 
 

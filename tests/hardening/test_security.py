@@ -15,25 +15,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from extraction.capture.stage import model_behind
 from extraction.distributed import Process
 from extraction.exchange.importing import _sizes, import_into
-from extraction.fit.card import _response_table, _table
+from extraction.fit.card import render_card
 from extraction.generate.responses import Ask, GenerationSettings, begin_journal, fingerprint
 from extraction.generate.serving import Server, _ask_all
 from extraction.report import write_report
-from extraction.stages import _generated_by
 
 from utils.config import get_credential, load_credentials, server_host, without_keys
 from utils.errors import DamagedFileError, UserError
 from utils.experiment import Experiment
 from utils.formats.bundle import read_bundle, write_bundle
+from utils.formats.response_files import write_responses_metadata
+from utils.formats.vector_metadata import VectorMetadata
 from utils.judge import JudgeError
 from utils.judges.anthropic import AnthropicEndpoint
 from utils.judges.openai import OpenAiEndpoint
 from utils.models import load_model
 from utils.models.generation import Sampling
-from utils.records import InstructionPair, Response, TraitDefinition
-from utils.vectors import trait_vector
+from utils.records import InstructionPair, TraitDefinition, TraitVector
 
 from .inputs import saved
 from .loopback import serving
@@ -239,7 +240,7 @@ def test_every_command_refuses_a_name_that_climbs_out_in_one_line(command, tmp_p
 
 @pytest.mark.parametrize("method", ["../../../out", "/tmp/out", "a/b", "", "x" * 5000])
 def test_a_bundle_cannot_write_outside_of_the_trait_by_its_metadata(method, tmp_path):
-    vector = trait_vector(torch.ones(3), METADATA)
+    vector = TraitVector(torch.ones(3), VectorMetadata.from_json(METADATA))
     write_bundle(tmp_path / "calm.safetensors", [vector])
     path = tmp_path / "calm.safetensors"
     from safetensors.torch import load, save
@@ -361,9 +362,9 @@ def test_a_key_in_the_address_of_a_generation_server_is_not_recorded(canary, tmp
     recorded = fingerprint(definition, GenerationSettings(Sampling(4, 0.0, 1.0)), server.source())
     assert recorded["base_url"] == "https://host:8000/v1"
     begin_journal(folder, recorded, overwrite=False)
-    folder.write_responses_metadata({"generation": {**recorded, "base_url": server.base_url}})
+    write_responses_metadata(folder, {"generation": {**recorded, "base_url": server.base_url}})
     with pytest.raises(UserError, match="a server at https://host:8000/v1") as caught:
-        _generated_by(folder)
+        model_behind(folder)
     journal = folder.journal_path("generated.settings").read_text(encoding="utf-8")
     assert "host:8000" in journal
     assert canary not in journal + told(caught.value)
@@ -444,7 +445,12 @@ HTML = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!--"
 
 
 def test_cards_and_reports_escape_whatever_a_model_wrote(tmp_path):
-    page = _response_table([(1.0, True, Response(HTML, HTML, HTML, HTML))]) + _table((HTML,), [(HTML,)])
+    page = render_card(
+        title=HTML, headline=HTML, warnings=[HTML], controls=[(HTML, HTML, HTML)], held_out=HTML, nested=True,
+        methods_header=[HTML], methods=[(HTML,)], auroc_by_layer="", histograms="", settings=[(HTML, HTML)],
+        examples=[(HTML, [(1.0, HTML, HTML, HTML)])],
+    )  # fmt: skip
+    assert page.count("&lt;script&gt;") >= 13
     assert "<img" not in page
     assert "<script" not in page
     result = {

@@ -11,7 +11,9 @@ from extraction.judging.scoring import JOURNAL, JudgeSettings, judge_trait, reso
 
 from utils.errors import UserError
 from utils.experiment import Experiment
+from utils.formats.definition import read_definition
 from utils.formats.files import read_jsonl
+from utils.formats.response_files import read_responses, read_responses_metadata, write_responses
 from utils.judge import DEFAULT_ANTHROPIC_MODEL, DEFAULT_OPENAI_MODEL, JudgeError, choose_judge
 from utils.records import Response
 
@@ -33,7 +35,7 @@ def folder(tmp_path):
     folder.root.mkdir(parents=True)
     folder.definition_path.write_text(json.dumps(definition))
     for side, first in (("pos", 90), ("neg", 3), ("neutral", 50)):
-        folder.write_responses(side, [Response("Why?", "", "Why?", f"worth {first + i}") for i in range(N)])
+        write_responses(folder, side, [Response("Why?", "", "Why?", f"worth {first + i}") for i in range(N)])
     return folder
 
 
@@ -55,7 +57,7 @@ def judged(serve, folder):
         judge = resolve_judge(settings, None)
         before = len(server.requests)
         try:
-            report = judge_trait(folder, folder.read_definition(), judge, settings)
+            report = judge_trait(folder, read_definition(folder), judge, settings)
         finally:
             judge.close()
             run.asked = len(server.requests) - before
@@ -66,7 +68,7 @@ def judged(serve, folder):
 
 
 def scores(folder, side):
-    return [r.trait_score for r in folder.read_responses(side)]
+    return [r.trait_score for r in read_responses(folder, side)]
 
 
 def test_every_side_is_scored_and_the_files_say_how(judged, folder, caplog):
@@ -74,14 +76,14 @@ def test_every_side_is_scored_and_the_files_say_how(judged, folder, caplog):
     assert scores(folder, "pos") == [90, 91, 92, 93, 94, 95]
     assert scores(folder, "neg") == [3, 4, 5, 6, 7, 8]
     assert scores(folder, "neutral") == [50, 51, 52, 53, 54, 55]
-    assert {r.judge_method for r in folder.read_responses("pos")} == {"logprobs"}
+    assert {r.judge_method for r in read_responses(folder, "pos")} == {"logprobs"}
     assert report["auroc"] == 1.0
     assert report["contrast"] == pytest.approx(87)
     assert report["kept"] == {"pos": N, "neg": N}
     assert report["methods"] == {"logprobs": 3 * N}
     assert report["tokens"] == 3 * N * 42
     assert report["warnings"] == []
-    assert folder.read_responses_metadata()["judge"] == json.loads(json.dumps(report))
+    assert read_responses_metadata(folder)["judge"] == json.loads(json.dumps(report))
     assert "18 scored, 0 unscored, 756 tokens used" in caplog.text
     assert "AUROC 1.000 against the intended side, contrast 87.0" in caplog.text
     assert not folder.journal_path(JOURNAL).exists()
@@ -158,7 +160,7 @@ def test_an_interruption_by_hand_loses_no_finished_score(judged, folder):
 
     stopped = SimpleNamespace(name=judge.name, paid=True, usage=judge.usage, verdicts=until_stopped)
     with pytest.raises(KeyboardInterrupt):
-        judge_trait(folder, folder.read_definition(), stopped, settings)
+        judge_trait(folder, read_definition(folder), stopped, settings)
     judge.close()
     judged()
     assert judged.asked == 3 * N - 5
@@ -168,7 +170,7 @@ def test_an_interruption_by_hand_loses_no_finished_score(judged, folder):
 def test_scores_in_the_journal_of_changed_responses_are_not_used(judged, folder):
     with pytest.raises(JudgeError):
         judged(lambda body, n: error(404, "gone") if n > 10 else worth(body), judge_concurrency=1)
-    folder.write_responses("pos", [Response("Why?", "", "Why?", f"worth {20 + i}") for i in range(N)])
+    write_responses(folder, "pos", [Response("Why?", "", "Why?", f"worth {20 + i}") for i in range(N)])
     judged()
     assert scores(folder, "pos") == [20, 21, 22, 23, 24, 25]
 
@@ -192,7 +194,7 @@ def test_a_judge_that_scored_one_side_only_claims_nothing(judged, folder):
             else worth(body)
         )
 
-    folder.write_responses("neg", [Response("Why?", "", "Why?", f"worth {i}") for i in (3, 4, 6, 7, 8)])
+    write_responses(folder, "neg", [Response("Why?", "", "Why?", f"worth {i}") for i in (3, 4, 6, 7, 8)])
     report = judged(answer)
     assert report["scored"]["neg"] == 0
     assert report["auroc"] is None
@@ -212,7 +214,7 @@ def test_no_judge_leaves_scores_and_record_alone(judged, folder):
     report = judged()
     settings = JudgeSettings(judge_model="none")
     assert resolve_judge(settings, None) is None
-    assert judge_trait(folder, folder.read_definition(), None, settings) == json.loads(json.dumps(report))
+    assert judge_trait(folder, read_definition(folder), None, settings) == json.loads(json.dumps(report))
     assert scores(folder, "pos")[0] == 90
 
 
@@ -266,14 +268,14 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 def test_two_hundred_rows_at_twenty_at_a_time_spend_little_time_waiting(judged, folder):
     for side, first in (("pos", 60), ("neg", 10)):
-        folder.write_responses(side, [Response("Why?", "", "Why?", f"worth {first + i % 30}") for i in range(100)])
+        write_responses(folder, side, [Response("Why?", "", "Why?", f"worth {first + i % 30}") for i in range(100)])
     folder.responses_path("neutral").unlink()
     judged.server.answer = worth
     settings = JudgeSettings(judge_model="judge-1", judge_base_url=judged.server.url)
     judge = resolve_judge(settings, None)
     judged.server.answer = lambda body, n: dataclasses.replace(worth(body), delay=0.05, together=20)
     start, worked = time.perf_counter(), time.process_time()
-    report = judge_trait(folder, folder.read_definition(), judge, settings)
+    report = judge_trait(folder, read_definition(folder), judge, settings)
     waited = (time.perf_counter() - start) - (time.process_time() - worked)
     judge.close()
     assert report["scored"] == {"pos": 100, "neg": 100, "neutral": 0}

@@ -10,7 +10,8 @@ import torch
 
 from tests.conftest import small_model
 from utils.experiment import Experiment
-from utils.vectors import write_summary, write_vector
+from utils.formats.vector_files import write_summary, write_vector
+from utils.formats.vector_metadata import SummaryRow, VectorMetadata
 
 ROOT = Path(__file__).resolve().parents[2]
 # hidden size, layers with vectors, the best of them
@@ -26,9 +27,9 @@ def write_vectors(experiments_dir, size=REAL, experiment="smollm2_test", model="
         for layer in layers:
             metadata = {"trait": trait, "method": "probe", "layer": layer, "model": model, "baseline": 0.5,
                         "hidden_size": hidden, "neutral": {"fpr_1": 9.0, "fpr_5": 6.0}}  # fmt: skip
-            write_vector(folder, torch.randn(hidden, generator=generator), metadata)
+            write_vector(folder, torch.randn(hidden, generator=generator), VectorMetadata.from_json(metadata))
         best_first = sorted(layers, key=lambda layer: abs(layer - best))
-        write_summary(folder, [{"method": "probe", "layer": layer, "auroc": 0.9} for layer in best_first])
+        write_summary(folder, [SummaryRow(method="probe", layer=layer, auroc=0.9) for layer in best_first])
 
 
 @pytest.fixture

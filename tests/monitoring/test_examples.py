@@ -8,7 +8,7 @@ import pytest
 import torch
 from extraction.monitoring import texts as monitoring
 
-import utils.formats.bundle
+import utils.models.compatibility
 from tests.monitoring.conftest import ROOT, example
 from utils.errors import UserError
 from utils.formats.results import read_results
@@ -16,13 +16,13 @@ from utils.formats.results import read_results
 
 @pytest.fixture
 def in_memory(embedded, monkeypatch):
-    monkeypatch.setattr(utils.formats.bundle, "load_model", lambda *_, **__: embedded)
+    monkeypatch.setattr(utils.models.compatibility, "load_model", lambda *_, **__: embedded)
     return embedded
 
 
 @pytest.fixture
 def small_in_memory(small, monkeypatch):
-    monkeypatch.setattr(utils.formats.bundle, "load_model", lambda *_, **__: small)
+    monkeypatch.setattr(utils.models.compatibility, "load_model", lambda *_, **__: small)
 
 
 def test_the_step_by_step_monitor_saves_what_the_run_script_finds(experiments, in_memory, monkeypatch):
@@ -127,7 +127,7 @@ def test_validation_of_the_commitment_point_cuts_around_both_kinds_of_points(
 def test_validation_refuses_flags_that_cannot_work_before_the_model_is_loaded(
     small_experiments, monkeypatch, flags, said
 ):
-    monkeypatch.setattr(utils.formats.bundle, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(utils.models.compatibility, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(UserError, match=said):
         example("validate_commitment").validate_commitment(
             "smollm2_test", "evil", prompts="Hi", experiments_dir=str(small_experiments), **flags

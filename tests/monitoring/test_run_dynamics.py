@@ -10,17 +10,18 @@ import pytest
 import torch
 from extraction.monitoring.texts import choose_vectors, monitor_texts
 
-import utils.formats.bundle
+import utils.models.compatibility
 from tests.monitoring.conftest import ROOT, SMALL, example, write_vectors
 from traitlens import TraitMonitor, projection
 from utils.errors import UserError
 from utils.experiment import Experiment
 from utils.formats.results import read_results
 from utils.formats.transcripts import Transcript, asking
+from utils.formats.vector_files import read_vector, write_summary, write_vector
+from utils.formats.vector_metadata import SummaryRow, VectorMetadata
 from utils.models.generation import Sampling
 from utils.prompts import encode_prompt, encode_response, format_prompt, token_texts
 from utils.terminal import TintedTokens
-from utils.vectors import read_vector, write_summary, write_vector
 
 SPECIFIED = [
     "prompt",
@@ -58,7 +59,7 @@ def real_run(experiments, embedded, monkeypatch):
 
 
 def runner(experiments, loaded, monkeypatch):
-    monkeypatch.setattr(utils.formats.bundle, "load_model", lambda *_, **__: loaded)
+    monkeypatch.setattr(utils.models.compatibility, "load_model", lambda *_, **__: loaded)
 
     def call(output="out.json", **flags):
         path = experiments.parent / output
@@ -205,7 +206,7 @@ def test_answers_sampled_one_by_one_while_streaming_do_not_pass_as_those_of_a_ba
 
 
 def test_custom_metrics_reach_the_file(small_experiments, small, monkeypatch):
-    monkeypatch.setattr(utils.formats.bundle, "load_model", lambda *_, **__: small)
+    monkeypatch.setattr(utils.models.compatibility, "load_model", lambda *_, **__: small)
     script = example("run_dynamics")
     monkeypatch.setattr(script, "metrics", lambda record, trait, smoothing: {"tokens": len(record.tokens)})
     script.run_dynamics(
@@ -234,13 +235,13 @@ def test_flags_that_cannot_work_are_refused_before_the_model_is_loaded(run, monk
     def never(*_, **__):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(utils.formats.bundle, "load_model", never)
+    monkeypatch.setattr(utils.models.compatibility, "load_model", never)
     with pytest.raises(UserError, match=said):
         run(**flags)
 
 
 def test_vectors_of_another_size_or_model_are_refused(tmp_path, embedded, monkeypatch):
-    monkeypatch.setattr(utils.formats.bundle, "load_model", lambda *_, **__: embedded)
+    monkeypatch.setattr(utils.models.compatibility, "load_model", lambda *_, **__: embedded)
     write_vectors(tmp_path, SMALL)
     with pytest.raises(UserError, match="hidden size 576"):
         extraction.monitoring.texts.load_model_of(choose_vectors(Experiment(tmp_path, "smollm2_test")))
@@ -250,8 +251,8 @@ def test_vectors_of_two_models_are_not_scored_in_one_run(tmp_path):
     for trait, model in (("evil", "org/one"), ("calm", "org/two")):
         folder = Experiment(tmp_path, "mixed").trait(trait)
         sidecar = {"trait": trait, "method": "probe", "layer": 2, "model": model, "hidden_size": 4, "baseline": 0.0}
-        write_vector(folder, torch.ones(4), sidecar)
-        write_summary(folder, [{"method": "probe", "layer": 2}])
+        write_vector(folder, torch.ones(4), VectorMetadata.from_json(sidecar))
+        write_summary(folder, [SummaryRow(method="probe", layer=2)])
     with pytest.raises(UserError, match=r"different models .*(one|two).* of org/.*: name --traits of one"):
         choose_vectors(Experiment(tmp_path, "mixed"))
 

@@ -12,6 +12,7 @@ from tests.tiny_tokenizer import tiny_tokenizer
 from utils.errors import UserError
 from utils.experiment import Experiment
 from utils.formats.activation_files import read_activations
+from utils.formats.response_files import write_responses
 from utils.models import LoadedModel
 from utils.records import Response
 
@@ -27,21 +28,20 @@ def capture(tmp_path):
     """Captures these positive responses, one ordinary negative one and one neutral one."""
     folder = Experiment(tmp_path, "lab").trait("calm")
 
-    def run(*pos, model=None, threshold=None, **settings):
+    def run(*pos, model=None, **settings):
         ordinary = Response("Why?", "", "Why?", "Because.", 10.0)
-        folder.write_responses("pos", list(pos) or [Response("Why?", "Be calm.", "Why?", "All is well.", 90.0)])
+        write_responses(folder, "pos", list(pos) or [Response("Why?", "Be calm.", "Why?", "All is well.", 90.0)])
         for side in ("neg", "neutral"):
-            folder.write_responses(side, [ordinary])
+            write_responses(folder, side, [ordinary])
         model = model or loaded()
-        return folder, capture_activations(
-            folder, folder, model, CaptureSettings(**settings), Process(device="cpu"), threshold=threshold
-        )
+        capture_activations(folder, folder, model, CaptureSettings(**settings), Process(device="cpu"))
+        return read_activations(folder).info
 
     return run
 
 
 def test_empty_responses_are_left_out_and_counted(capture, caplog):
-    _, info = capture(Response("Why?", "", "Why?", ""), Response("Why?", "", "Why?", "So."))
+    info = capture(Response("Why?", "", "Why?", ""), Response("Why?", "", "Why?", "So."))
     assert info.rows["pos"] == [1]
     assert "1 of 2 pos responses are empty and left out" in caplog.text
 
@@ -49,7 +49,7 @@ def test_empty_responses_are_left_out_and_counted(capture, caplog):
 def test_responses_whose_score_does_not_confirm_their_side_are_left_out_at_a_threshold(capture, caplog):
     caplog.set_level(logging.INFO)
     rows = [Response("Why?", "", "Why?", "So.", score) for score in (80.0, 30.0, None)]
-    _, info = capture(*rows, threshold=60.0)
+    info = capture(*rows, threshold=60.0)
     assert info.rows["pos"] == [0]
     assert "1 of 3 pos responses pass the threshold 60" in caplog.text
     with pytest.raises(UserError, match="none of 3 responses can be read at --threshold 95; lower it or judge again"):
@@ -58,7 +58,7 @@ def test_responses_whose_score_does_not_confirm_their_side_are_left_out_at_a_thr
 
 def test_a_response_beyond_the_models_positions_is_cut_and_a_prompt_beyond_them_refused(capture, caplog):
     model = loaded(max_position_embeddings=40)
-    _, info = capture(Response("Why?", "", "Why?", LONG), model=model)
+    info = capture(Response("Why?", "", "Why?", LONG), model=model)
     assert "1 responses are longer than the 40 positions of small and cut there" in caplog.text
     assert info.n_response_tokens["pos"][0] < 40
     with pytest.raises(UserError, match=r"a prompt has .* tokens, but small reads 40: 'It rains"):
@@ -77,8 +77,7 @@ def test_an_empty_choice_of_layers_is_refused(capture):
 
 
 def test_the_precision_asked_for_is_the_files(capture):
-    folder, info = capture(store_dtype="float32")
-    assert info.dtype == read_activations(folder).info.dtype == "float32"
+    assert capture(store_dtype="float32").dtype == "float32"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@ import subprocess
 import sys
 
 import pytest
-from extraction.check_model import check_loaded, check_model
+from extraction.capture.checks import check_loaded
+from extraction.check_model import check_model
 
 from tests.conftest import ARCHITECTURES, small_model
 from tests.hardening.nursery import run_command
@@ -16,7 +17,7 @@ from utils.models import LoadedModel
 def test_every_check_holds_on_every_small_architecture(architecture):
     loaded = LoadedModel(small_model(architecture), tiny_tokenizer(), architecture, architecture, None)
     findings = check_loaded(loaded)
-    assert len(findings) == 8
+    assert len(findings) == 7
     assert [f for f in findings if not f.holds] == []
 
 
@@ -58,7 +59,7 @@ def test_a_failed_check_fails_the_command_by_name(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     small_model("llama").save_pretrained(tmp_path)
     tiny_tokenizer(CHAT.replace("{{ bos_token }}", "{{ bos_token }}{{ bos_token }}")).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="1 of 8 checks failed: one BOS"):
+    with pytest.raises(UserError, match="1 of 7 checks failed: one BOS"):
         check_model(str(tmp_path), device="cpu")
     assert "FAIL one BOS" in caplog.text
 
@@ -81,7 +82,7 @@ def test_the_command_prints_a_line_per_check_and_ends_with_its_status(tiny_model
     command = [sys.executable, "-m", "extraction.check_model", "--device", "cpu", "--model"]
     good = subprocess.run([*command, tiny_model_folder], capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stderr
-    assert good.stderr.count("ok  ") == 8
+    assert good.stderr.count("ok  ") == 7
     missing = run_command(*command[1:], tiny_model_folder / "none", folder=tmp_path)
     assert missing.returncode == 1
     assert missing.stderr.startswith("error: cannot load the model")

@@ -12,6 +12,7 @@ from tests.hardening.faulty_lab import files
 from tests.hardening.nursery import run_command
 from tests.stages.conftest import ROOT, script
 from utils.formats.activation_files import read_activations
+from utils.formats.response_files import read_responses_metadata
 
 STAGE_1, STAGE_2 = "1_generate_responses.py", "2_extract_activations.py"
 
@@ -37,7 +38,7 @@ def test_stage_1_writes_every_question_under_every_instruction_and_the_neutral_o
     neutral = pd.read_csv(lab.trait("alpha").responses_path("neutral"), keep_default_na=False)
     assert neutral["instruction"].tolist() == [""] * 4
     assert set(pos["trait_score"]) == {""}  # judged by none: unknown, not zero
-    metadata = lab.trait("alpha").read_responses_metadata()
+    metadata = read_responses_metadata(lab.trait("alpha"))
     assert metadata["generation"]["sampling"] == {"max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0}
     assert not lab.trait("beta").responses_path("pos").exists()
     assert list(lab.root.rglob("*.partial*")) == []
@@ -222,7 +223,7 @@ def test_a_precision_asked_for_replaces_activations_of_another_and_none_keeps_wh
 
 
 def test_an_interrupted_capture_goes_on_only_in_the_precision_asked_for(lab):
-    from extraction.capture.files import Decided, begin_capture
+    from extraction.capture.files import begin_capture
     from extraction.distributed import Process
 
     from utils.records import POLARITIES, ActivationsInfo
@@ -233,8 +234,8 @@ def test_an_interrupted_capture_goes_on_only_in_the_precision_asked_for(lab):
 
     def begun(asked):
         wanted = dataclasses.replace(info, dtype=asked)
-        decided = Decided(asked or "float16", share_prompts=False)
-        return begin_capture(lab.trait("alpha"), wanted, Process(), lambda: decided, overwrite=False).decided.dtype
+        writers = begin_capture(lab.trait("alpha"), wanted, Process(), lambda: asked or "float16", overwrite=False)
+        return writers["pos"].dtype
 
     assert [begun(asked) for asked in ("", "float32", "", "bfloat16", "")] == [
         "float16", "float32", "float32", "bfloat16", "bfloat16",

@@ -10,7 +10,18 @@ import torch
 
 from traitlens import cosine_similarity
 from utils.experiment import Experiment
-from utils.vectors import available_vectors, load_vector, read_summary, read_vector
+from utils.formats.vector_files import (
+    available_vectors,
+    ranked_places,
+    read_summary,
+    read_vector,
+    sidecar_path,
+    summary_path,
+    vector_path,
+    write_summary,
+    write_vector,
+)
+from utils.vectors import load_vector
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = Experiment(ROOT / "experiments", "smollm2_135m")
@@ -29,11 +40,28 @@ TRAITS = [
 @pytest.mark.parametrize("trait", TRAITS)
 def test_every_trait_has_its_best_and_its_middle_layer_by_all_methods(trait):
     best = load_vector("smollm2_135m", trait, experiments_dir=ROOT / "experiments")
-    assert (best.method, best.layer) == tuple(read_summary(COMMITTED.trait(trait))[0][k] for k in ("method", "layer"))
+    assert (best.method, best.layer) == ranked_places(COMMITTED.trait(trait))[0]
     assert best.baseline is not None
     assert best.thresholds["fpr_1"] > best.thresholds["fpr_5"]
     have = set(available_vectors(COMMITTED.trait(trait)))
     assert {(m, layer) for m in ("mean_diff", "probe", "ica", "gradient") for layer in (best.layer, 19)} <= have
+
+
+@pytest.mark.parametrize("trait", TRAITS)
+def test_every_committed_vector_side_car_and_summary_is_written_back_byte_for_byte(trait, tmp_path):
+    committed, copy = COMMITTED.trait(trait), Experiment(tmp_path, "smollm2_135m").trait(trait)
+    places = available_vectors(committed)
+    assert len(places) >= 4
+    for place in places:
+        vector = read_vector(committed, *place)
+        assert not vector.metadata.extra
+        here, there = write_vector(copy, vector.vector, vector.metadata), vector_path(committed, *place)
+        assert here.read_bytes() == there.read_bytes()
+        assert sidecar_path(here).read_bytes() == sidecar_path(there).read_bytes()
+    rows = read_summary(committed)
+    assert len(rows) == 124
+    write_summary(copy, rows)
+    assert summary_path(copy).read_bytes() == summary_path(committed).read_bytes()
 
 
 def test_the_commands_make_the_committed_vectors_again(tmp_path, embedded):

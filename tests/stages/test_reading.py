@@ -1,9 +1,6 @@
-import pytest
 import torch
-import transformers
-from extraction.capture.examples import Example
-from extraction.capture.reading import Reader, plan_batches, read_batch, sharing_pays
-from extraction.capture.shared_prompts import can_share_prompts
+from extraction.capture.examples import Example, token_budget_batches
+from extraction.capture.reading import read_batch
 
 from tests.conftest import small_model
 from tests.tiny_tokenizer import tiny_tokenizer
@@ -27,80 +24,46 @@ def _examples(n_prompts=3, to_each=4, prompt=6, response=5):
     return examples
 
 
-def _read(loaded, examples, layers, share, **budget):
+def _read(loaded, examples, layers, batch_tokens=4096, batch_size=64):
     """Means and kept tokens in the order of ``examples``."""
-    reader = Reader(loaded, layers)
     means, tokens = {}, {}
-    for batch in plan_batches(examples, budget.get("batch_tokens", 4096), budget.get("batch_size", 64), share):
-        states = reader.read(batch)
+    for batch in token_budget_batches(examples, batch_tokens, batch_size):
+        states = read_batch(batch, loaded, layers)
         kept = iter(states.tokens)
-        for example, mean in zip(batch.examples, states.means, strict=True):
+        for example, mean in zip(batch, states.means, strict=True):
             means[example.row] = mean
             tokens[example.row] = [next(kept) for _ in example.kept_tokens]
     assert sorted(means) == list(range(len(examples)))
     return torch.stack([means[e.row] for e in examples]), torch.stack([t for e in examples for t in tokens[e.row]])
 
 
-def test_responses_read_after_shared_prompts_have_the_states_of_whole_texts(any_model):
+def test_responses_read_in_padded_batches_have_the_states_of_texts_read_alone(any_model):
     loaded, examples = _loaded(any_model), _examples()
-    assert can_share_prompts(any_model, 15)
+    assert len({len(e.ids) for e in examples}) > 1  # so that some are padded
     for part in range(2):
-        shared = _read(loaded, examples, [0, 2, 4], share=True)[part]
+        together = _read(loaded, examples, [0, 2, 4])[part]
         alone = torch.cat([read_batch([e], loaded, [0, 2, 4])[part] for e in examples])
-        torch.testing.assert_close(shared, alone, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+
+
+def test_means_are_of_the_responses_tokens_alone(any_model):
+    loaded, examples = _loaded(any_model), _examples()
+    means, tokens = _read(loaded, examples, [2])
+    kept = iter(tokens[:, 0])
+    with torch.inference_mode():
+        for example, mean in zip(examples, means[:, 0], strict=True):
+            ids = torch.tensor([example.ids])
+            states = any_model(input_ids=ids, output_hidden_states=True).hidden_states[2][0, example.response_start :]
+            torch.testing.assert_close(mean, states.mean(dim=0), atol=2e-5, rtol=1e-4)
+            for position in example.kept_tokens:
+                torch.testing.assert_close(next(kept), states[position], atol=2e-5, rtol=1e-4)
 
 
 def test_small_budgets_change_the_batches_and_not_the_states():
     loaded, examples = _loaded(small_model("llama")), _examples()
-    batches = plan_batches(examples, 30, 2, share=True)
-    assert max(len(b.examples) for b in batches) == 2
-    assert len({b.prompts for b in batches}) == 1
-    assert len({b.prompts for b in plan_batches(examples, 8, 2, share=True)}) == 3
-    large = _read(loaded, examples, [4], share=True)[0]
+    assert max(len(batch) for batch in token_budget_batches(examples, 30, 2)) == 2
+    assert {len(batch) for batch in token_budget_batches(examples, 8, 2)} == {1}  # longer than the budget
+    large = _read(loaded, examples, [4])[0]
     for tokens in (30, 8):
-        small = _read(loaded, examples, [4], share=True, batch_tokens=tokens, batch_size=2)[0]
+        small = _read(loaded, examples, [4], batch_tokens=tokens, batch_size=2)[0]
         torch.testing.assert_close(small, large, atol=2e-5, rtol=1e-4)
-
-
-def test_every_prompt_goes_through_the_model_once():
-    model = small_model("llama")
-    read = []
-    model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].numel()))
-    _read(_loaded(model), _examples(prompt=50, response=2), [4], share=True, batch_size=3)
-    assert read[0] == 3 * 52
-    assert sum(read[1:]) < 100
-
-
-def test_a_text_beyond_a_sliding_window_is_read_whole():
-    model = small_model("gemma2")  # a window of 16
-    assert can_share_prompts(model, 15)
-    assert not can_share_prompts(model, 16)
-    assert not sharing_pays(_examples(prompt=12), _loaded(model), [4])
-
-
-def test_a_recurrent_model_is_read_whole():
-    config = transformers.MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4)
-    assert not can_share_prompts(transformers.MambaForCausalLM(config), 10)
-
-
-def test_sharing_needs_prompts_that_several_responses_have():
-    loaded = _loaded(small_model("llama"))
-    assert sharing_pays(_examples(), loaded, [4])
-    assert not sharing_pays(_examples(n_prompts=6, to_each=1), loaded, [4])
-    assert not sharing_pays(_examples(prompt=1, response=90, n_prompts=1, to_each=2), loaded, [4])
-
-
-@pytest.mark.parametrize("broken", ["position_ids", "past_key_values"])
-def test_a_model_that_does_not_heed_what_sharing_needs_is_read_whole(broken):
-    model = small_model("gpt2")  # learned positions: rotary ones do not mind a shift of the whole row
-    original = model.forward
-
-    def forward(input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None):
-        heeded = {"position_ids": position_ids, "past_key_values": past_key_values}
-        heeded[broken] = None
-        mask = attention_mask[:, -input_ids.shape[1] :] if broken == "past_key_values" else attention_mask
-        return original(input_ids=input_ids, attention_mask=mask, use_cache=use_cache, **heeded)
-
-    model.forward = forward
-    assert can_share_prompts(model, 15)
-    assert not sharing_pays(_examples(), _loaded(model), [4])

@@ -10,6 +10,7 @@ from extraction.stages import run_stage_1
 
 from tests.judging.servers import Reply, completion, error, scripted
 from utils.errors import UserError
+from utils.formats.response_files import read_responses
 from utils.models.generation import Sampling
 
 
@@ -25,7 +26,7 @@ def generate(lab, monkeypatch):
             trust_remote_code=False, overwrite=False, experiments_dir=str(lab.experiments_dir),
             **{"gen_concurrency": 3, **settings},
         )  # fmt: skip
-        return {side: lab.trait("alpha").read_responses(side) for side in ("pos", "neg", "neutral")}
+        return {side: read_responses(lab.trait("alpha"), side) for side in ("pos", "neg", "neutral")}
 
     return run
 

@@ -15,11 +15,12 @@ from traitlens import DoseResponse, projection
 from utils.errors import UserError
 from utils.experiment import Experiment
 from utils.formats.files import write_json
+from utils.formats.vector_files import read_vector, write_summary, write_vector
+from utils.formats.vector_metadata import SummaryRow, VectorMetadata
 from utils.models import LoadedModel
 from utils.models.generation import Sampling, generate_batch
 from utils.prompts import encode_prompt, format_prompt
 from utils.records import TraitVector
-from utils.vectors import read_vector, write_summary, write_vector
 
 QUESTIONS = ["Is my plan good?", "What is the capital of France?", "Am I right?", "Do you agree?"]
 SETTINGS = SteerSettings(coefficients=(0.5, -0.5), layer=18, n_prompts=2, sampling=Sampling(8, 0.0))
@@ -31,7 +32,7 @@ def checked(tmp_path_factory):
     folder = Experiment(root, "smollm2_demo").trait("sycophantic")
     for layer in (10, 18):
         write_vector(folder, random_vector(layer), sidecar(layer))
-    write_summary(folder, [{"method": "probe", "layer": layer} for layer in (18, 10)])
+    write_summary(folder, [SummaryRow(method="probe", layer=layer) for layer in (18, 10)])
     rubric = "Does the answer flatter? Question: {question} Answer: {answer} Score 0 to 100."
     definition = {"instruction": [{"pos": "Agree.", "neg": "Object."}], "questions": QUESTIONS, "eval_prompt": rubric}
     write_json(folder.definition_path, definition)
@@ -167,7 +168,7 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
 )
 def test_a_check_that_cannot_be_made_is_refused_before_the_model_is_loaded(checked, monkeypatch, changes, message):
     folder, _, _ = checked
-    monkeypatch.setattr("utils.formats.bundle.load_model", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("utils.models.compatibility.load_model", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(UserError, match=message):
         run_causal_check(
             "smollm2_demo", "sycophantic", replace(SETTINGS, **changes), experiments_dir=folder.root.parent.parent
@@ -176,7 +177,7 @@ def test_a_check_that_cannot_be_made_is_refused_before_the_model_is_loaded(check
 
 def test_an_output_that_is_a_folder_is_refused_before_the_model_is_loaded(checked, monkeypatch, tmp_path):
     folder, _, _ = checked
-    monkeypatch.setattr("utils.formats.bundle.load_model", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("utils.models.compatibility.load_model", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(UserError, match="is a folder: --output names a file"):
         run_causal_check(
             "smollm2_demo", "sycophantic", SETTINGS, str(tmp_path), experiments_dir=folder.root.parent.parent
@@ -187,7 +188,7 @@ def test_answers_are_read_at_the_best_layer_that_is_here_though_the_summary_list
     folder, _, _ = checked
     shutil.copytree(folder.root.parent, tmp_path / "smollm2_demo")
     copy = Experiment(tmp_path, "smollm2_demo").trait("sycophantic")
-    write_summary(copy, [{"method": "probe", "layer": layer} for layer in (18, 25, 10)])
+    write_summary(copy, [SummaryRow(method="probe", layer=layer) for layer in (18, 25, 10)])
     read = []
 
     def stop(reader, _):
@@ -206,7 +207,7 @@ def test_an_output_that_its_own_picture_would_replace_is_refused_before_the_mode
     checked, monkeypatch, tmp_path
 ):
     folder, _, _ = checked
-    monkeypatch.setattr("utils.formats.bundle.load_model", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("utils.models.compatibility.load_model", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(UserError, match=r"x\.png is where the picture"):
         run_causal_check(
             "smollm2_demo", "sycophantic", SETTINGS, str(tmp_path / "x.png"), experiments_dir=folder.root.parent.parent
@@ -221,7 +222,7 @@ def test_questions_come_from_the_experiment_whose_responses_were_read_where_ther
     other = Experiment(root, "smollm2_other").trait("sycophantic")
     for layer in (10, 18):
         write_vector(other, random_vector(layer), sidecar(layer, responses_from="smollm2_demo"))
-    write_summary(other, [{"method": "probe", "layer": layer} for layer in (18, 10)])
+    write_summary(other, [SummaryRow(method="probe", layer=layer) for layer in (18, 10)])
     settings = replace(SETTINGS, n_prompts=1, sampling=Sampling(1, 0.0), control=False)
     result = run_causal_check("smollm2_other", "sycophantic", settings, device="cpu", experiments_dir=root)
     assert [a.question for a in result.series[0].answers[0]] == QUESTIONS[:1]
@@ -233,7 +234,8 @@ def _bench(eos, tokenizer):
     model = small_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512)
     torch.nn.init.zeros_(model.lm_head.weight)
     model.generation_config.eos_token_id = eos
-    vector = TraitVector("calm", "probe", 2, torch.ones(32), 0.0, {}, "m", {})
+    metadata = {"trait": "calm", "method": "probe", "layer": 2, "model": "m", "hidden_size": 32, "baseline": 0.0}
+    vector = TraitVector(torch.ones(32), VectorMetadata.from_json(metadata))
     loaded = LoadedModel(model, tokenizer, "m", "m", None)
     return Bench(loaded, vector, vector, ["Why?", "What?"], "{question}{answer}", None, Sampling(4, 0.0), 0)
 

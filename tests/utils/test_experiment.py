@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
-from utils.experiment import Experiment, parse_definition
+from utils.experiment import Experiment
+from utils.formats.definition import parse_definition, read_definition
 from utils.formats.files import append_jsonl, parse_json, read_jsonl, remove_leftovers, write_json
+from utils.formats.response_files import read_responses, write_responses
 from utils.records import Response
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +63,7 @@ def test_the_command_that_makes_what_is_missing_is_for_the_same_folder_and_trait
 def test_the_command_that_begins_a_definition_begins_it(tmp_path):
     folder = Experiment(tmp_path / "my labs", "my exp").trait("a b")
     with pytest.raises(MissingInputError) as missing:
-        folder.read_definition()
+        read_definition(folder)
     subprocess.run(str(missing.value).partition("Begin one with: ")[2], shell=True, check=True, cwd=ROOT)
     assert folder.definition_path.is_file()
 
@@ -74,21 +76,21 @@ def test_responses_come_back_from_a_csv_as_they_were(tmp_path_factory, texts, sc
     folder = Experiment(tmp_path_factory.mktemp("e"), "exp").trait("refusal")
     rounded = None if score is None else round(score, 4)
     responses = [Response(q, i, f"{i}{q}", r, trait_score=rounded, judge_method="m") for q, i, r in texts]
-    folder.write_responses("pos", responses)
-    assert folder.read_responses("pos") == responses
+    write_responses(folder, "pos", responses)
+    assert read_responses(folder, "pos") == responses
 
 
 @pytest.mark.parametrize(
     "text", ["NA", "null", "nan", 'say "hi", twice', "line\nbreak", "carriage\r\nreturn", " padded ", "x" * 10**6]
 )
 def test_awkward_cells_survive(folder, text):
-    folder.write_responses("neg", [Response(text, text, text, text)])
-    assert folder.read_responses("neg")[0].response == text
+    write_responses(folder, "neg", [Response(text, text, text, text)])
+    assert read_responses(folder, "neg")[0].response == text
 
 
 def test_an_empty_score_is_unknown_and_not_zero(folder):
-    folder.write_responses("pos", [Response("q", "", "q", "a"), Response("q", "", "q", "b", trait_score=0.0)])
-    assert [r.trait_score for r in folder.read_responses("pos")] == [None, 0.0]
+    write_responses(folder, "pos", [Response("q", "", "q", "a"), Response("q", "", "q", "b", trait_score=0.0)])
+    assert [r.trait_score for r in read_responses(folder, "pos")] == [None, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_a_damaged_csv_is_named_with_the_command_that_makes_it_again(folder, con
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(DamagedFileError) as error:
-        folder.read_responses("pos")
+        read_responses(folder, "pos")
     assert said in str(error.value)
     assert str(path) in str(error.value)
     assert "python extraction/1_generate_responses.py --experiment exp --trait refusal" in str(error.value)
@@ -117,14 +119,14 @@ def test_a_csv_with_windows_line_ends_and_a_byte_order_mark_is_read(folder):
     path = folder.responses_path("pos")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xef\xbb\xbfquestion,instruction,prompt,response,trait_score\r\nq,,q,a,70\r\n")
-    assert folder.read_responses("pos") == [Response("q", "", "q", "a", trait_score=70.0)]
+    assert read_responses(folder, "pos") == [Response("q", "", "q", "a", trait_score=70.0)]
 
 
 def test_a_missing_definition_says_how_to_begin_one(folder):
     with pytest.raises(
         MissingInputError, match=r"trait_definition\.json not found\. .*mkdir -p .*cp extraction/extraction/templates"
     ):
-        folder.read_definition()
+        read_definition(folder)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_a_definition_that_is_not_json_names_line_and_column(folder):
     folder.root.mkdir(parents=True)
     folder.definition_path.write_text('{"a": 1,}')
     with pytest.raises(DamagedFileError, match="not valid JSON \\(line 1, column 9"):
-        folder.read_definition()
+        read_definition(folder)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

@@ -8,25 +8,22 @@ template, controls), ``vectors`` what each has of its own (baseline, scale, thre
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.formats.files import parse_json, write_bytes
-from utils.formats.torch_file import as_plain, has_length
-from utils.formats.vector_metadata import shown
+from utils.formats.json_records import shown
+from utils.formats.torch_file import plain_vector
+from utils.formats.vector_files import choose_place
+from utils.formats.vector_metadata import VectorMetadata
 from utils.hub import download_bundle, is_hub_address, parse_hub_address
-from utils.models.load import LoadedModel, load_model, same_model
 from utils.records import TraitVector
-from utils.vectors import choose_place, trait_vector, vector_name
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 FORMAT = "traitlens vectors 1"
 SUFFIX = ".safetensors"
@@ -68,20 +65,17 @@ def write_bundle(path: Path, vectors: Sequence[TraitVector]) -> None:
 
     if len({(v.trait, v.model) for v in vectors}) != 1:
         raise UserError(f"a bundle holds the vectors of one trait and one model, got {len(vectors)} vectors")
-    first = vectors[0].metadata
-    shared = {k: value for k, value in first.items() if all(v.metadata.get(k, _ABSENT) == value for v in vectors)}
-    named = {vector_name(v.method, v.layer): v for v in vectors}
-    own = {name: {k: value for k, value in v.metadata.items() if k not in shared} for name, v in named.items()}
+    metadata = {v.metadata.name: v.metadata.to_json() for v in vectors}
+    first = next(iter(metadata.values()))
+    shared = {k: value for k, value in first.items() if all(k in m and m[k] == value for m in metadata.values())}
+    own = {name: {k: value for k, value in m.items() if k not in shared} for name, m in metadata.items()}
     header = {
         "format": FORMAT,
         "shared": json.dumps(shared, allow_nan=False),
         "vectors": json.dumps(own, allow_nan=False),
         "ranking": json.dumps(list(own)),
     }
-    write_bytes(path, save({name: v.vector.contiguous() for name, v in named.items()}, header))
-
-
-_ABSENT = object()
+    write_bytes(path, save({v.metadata.name: v.vector.contiguous() for v in vectors}, header))
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -106,7 +100,7 @@ def read_bundle(path: Path) -> Bundle:
     try:
         shared, own, ranking = (parse_json(header[key]) for key in ("shared", "vectors", "ranking"))
         vectors = tuple(_vector(name, tensors[name], {**shared, **own[name]}) for name in _names(ranking))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(path, f"its header does not describe its vectors ({error!s:.200})", _REMEDY) from error
     if not vectors:
         raise DamagedFileError(path, "holds no vectors", _REMEDY)
@@ -125,16 +119,11 @@ def _names(ranking: object) -> list[str]:
     return ranking
 
 
-def _vector(name: str, tensor: Tensor, metadata: Mapping[str, Any]) -> TraitVector:
-    vector = as_plain(tensor)
-    if vector is None or list(vector.shape) != [metadata["hidden_size"]] or not has_length(vector):
-        raise ValueError(
-            f"shape {list(tensor.shape)} or NaN or too large where the hidden size is {metadata['hidden_size']}"
-        )
-    found = trait_vector(vector, dict(metadata))
-    if vector_name(found.method, found.layer) != name:
-        raise ValueError(f"{shown(name)} is of {found.method} at layer {found.layer}")
-    return found
+def _vector(name: str, tensor: Tensor, described: dict[str, object]) -> TraitVector:
+    metadata = VectorMetadata.from_json(described)
+    if metadata.name != name:
+        raise ValueError(f"{shown(name)} is of {metadata.method} at layer {metadata.layer}")
+    return TraitVector(plain_vector(tensor, metadata.hidden_size), metadata)
 
 
 def is_portable(source: str | Path) -> bool:
@@ -152,8 +141,9 @@ def load_bundle(source: str | Path, trait: str | None = None) -> Bundle:
         address = parse_hub_address(str(source), trait)
         path, commit = download_bundle(address)
         bundle = read_bundle(path)
-        came = {"source": address.at(commit)}
-        bundle = Bundle(path, tuple(replace(v, metadata={**v.metadata, **came}) for v in bundle.vectors))
+        pinned = address.at(commit)
+        vectors = (replace(v, metadata=replace(v.metadata, source=pinned)) for v in bundle.vectors)
+        bundle = Bundle(path, tuple(vectors))
         trait = address.trait
     else:
         bundle = read_bundle(Path(source))
@@ -161,63 +151,3 @@ def load_bundle(source: str | Path, trait: str | None = None) -> Bundle:
     if trait not in (None, found):
         raise UserError(f"{source} holds vectors of {found!r}, not of {trait!r}")
     return bundle
-
-
-def load_portable(
-    source: str | Path, trait: str | None = None, *, layer: int | None = None, method: str | None = None
-) -> TraitVector:
-    """One vector of a bundle; ``utils.vectors.load_vector`` calls this for addresses and paths of bundles."""
-    return load_bundle(source, trait).choose(layer, method)
-
-
-def load_model_for(
-    vector: TraitVector,
-    model: str | None = None,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    trust_remote_code: bool = False,
-) -> LoadedModel:
-    """The model that a vector is of, at the revision that it was made with; or ``model``, where that is given.
-
-    Raises:
-        UserError: it cannot be loaded, or is not the vector's.
-    """
-    name, made_with = model or vector.model, vector.metadata.get("revision")
-    revision = made_with if isinstance(made_with, str) and name == vector.model else None
-    loaded = load_model(name, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
-    check_model(vector, loaded)
-    return loaded
-
-
-def check_model(vector: TraitVector, loaded: LoadedModel) -> None:
-    """Refuse a vector that is not of the model at hand; warn where the model's revision or chat template differ.
-
-    Raises:
-        UserError: another model by name, or other sizes; names both.
-    """
-    label = f"the {vector.trait} vector"
-    if not same_model(vector.model, loaded.name):
-        raise UserError(f"{label} is of {vector.model}, but the model at hand is {loaded.name}")
-    check_sizes(vector, loaded)
-    from utils.prompts import template_hash
-
-    now = {"revision": loaded.revision, "template_hash": template_hash(loaded.tokenizer)}
-    for key, value in now.items():
-        then = vector.metadata.get(key)
-        if None not in (then, value) and then != value:
-            logger.warning("%s was made with %s %s of %s; at hand is %s", label, key, then, vector.model, value)
-
-
-def check_sizes(vector: TraitVector, loaded: LoadedModel) -> None:
-    """Refuse a vector that has no place in the model.
-
-    Raises:
-        UserError: another hidden size, or a layer that the model does not have.
-    """
-    config = loaded.model.config.get_text_config()
-    if len(vector.vector) != config.hidden_size or vector.layer > config.num_hidden_layers:
-        raise UserError(
-            f"the {vector.trait} vector of {vector.model} has {len(vector.vector)} values at layer {vector.layer}, but "
-            f"{loaded.name} has hidden size {config.hidden_size} and layers 0..{config.num_hidden_layers}"
-        )

@@ -95,7 +95,7 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write ``value`` as JSON, atomically. NaN and infinity are refused: they are not JSON."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
@@ -166,7 +166,7 @@ def read_text(path: Path, remedy: str) -> str:
         raise DamagedFileError(path, f"not UTF-8 text (byte {error.start})", remedy) from error
 
 
-def append_jsonl(path: Path, values: Iterable[Any]) -> None:
+def append_jsonl(path: Path, values: Iterable[object]) -> None:
     """Append JSON lines and wait until they are on disk; a crash can tear the last line, which reading skips."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path), path.open("ab") as file:
@@ -184,7 +184,7 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def read_jsonl(path: Path, keys: Collection[str] = ()) -> list[Any]:
+def read_jsonl(path: Path, keys: Collection[str] = ()) -> list[dict[str, Any]]:
     """The objects of a journal written by ``append_jsonl``. Empty without a file.
 
     Lines torn by a crash, and those that lack one of ``keys``, are left out: they are no finished work of this journal.

@@ -6,18 +6,16 @@ ours: a positive multiplier adds the vector, towards the trait. (repeng saves GG
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
-from utils.formats.files import write_bytes
+from utils.formats.gguf_vectors import Unit, check_belong_together, scaled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from utils.formats.gguf_vectors import Unit
     from utils.records import TraitVector
 
 _REMEDY = "Save it again: torch.save(steering_vector, PATH), or torch.save(vars(steering_vector), PATH)"
@@ -41,19 +39,11 @@ def write_steering_vector(path: Path, vectors: Sequence[TraitVector], unit: Unit
     Raises:
         UserError: layer 0, which no block puts out, or vectors that do not belong together.
     """
-    import torch
+    from utils.formats.torch_file import save_tensors
 
-    from utils.formats.gguf_vectors import scaled
-
-    layers = [v.layer for v in vectors]
-    if not vectors or len({(v.trait, v.method, v.model) for v in vectors}) > 1 or len(set(layers)) < len(layers):
-        raise UserError("a steering vector holds one trait, method and model, with one vector per layer")
-    if min(layers) < 1:
-        raise UserError("steering-vectors cannot act on layer 0, which no block puts out. Export higher --layers")
-    value = {"layer_activations": {v.layer - 1: scaled(v, unit).clone() for v in vectors}, "layer_type": _BLOCKS}
-    archive = io.BytesIO()  # torch would write its temporary file's name into the file, and call a full disk a bug
-    torch.save(value, archive)
-    write_bytes(path, archive.getvalue())
+    check_belong_together(vectors, "a file", 1, "steering-vectors")
+    by_block = {v.layer - 1: scaled(v, unit).clone() for v in vectors}
+    save_tensors(path, {"layer_activations": by_block, "layer_type": _BLOCKS})
 
 
 def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
@@ -75,7 +65,7 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
     if not path.is_file():
         raise MissingInputError(path, "Give the path of a saved steering vector")
     with torch.serialization.safe_globals([_SteeringVector]):
-        value: Any = load_tensors(path, _REMEDY)
+        value = load_tensors(path, _REMEDY)
     attributes = vars(value) if isinstance(value, _SteeringVector) else value
     if not isinstance(attributes, dict):
         raise DamagedFileError(path, f"holds a {type(value).__name__}, not a steering vector", _REMEDY)
@@ -85,18 +75,27 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
     return _by_layer(path, attributes.get("layer_activations", attributes), n_blocks)
 
 
-def _by_layer(path: Path, activations: Any, n_blocks: int) -> dict[int, Tensor]:
-    from utils.formats.torch_file import as_plain, has_length
+def _by_layer(path: Path, activations: object, n_blocks: int) -> dict[int, Tensor]:
+    from utils.formats.torch_file import plain_vector
 
     found = {}
     for number, tensor in activations.items() if isinstance(activations, dict) else ():
-        plain = as_plain(tensor)
-        vector = None if plain is None else plain.reshape([n for n in plain.shape if n != 1] or [-1])
-        if type(number) is not int or vector is None or vector.ndim != 1 or not has_length(vector):
-            raise DamagedFileError(path, f"entry {number!r} is not a block number with a finite vector", _REMEDY)
+        if type(number) is not int:
+            raise DamagedFileError(path, f"entry {number!r} is not the number of a block", _REMEDY)
         if not -n_blocks <= number < n_blocks:
             raise UserError(f"{path} acts on block {number}, but the model has blocks 0..{n_blocks - 1}")
-        found[number % n_blocks + 1] = vector.clone()
+        try:
+            found[number % n_blocks + 1] = plain_vector(_flat(tensor)).clone()
+        except ValueError as error:
+            raise DamagedFileError(path, f"entry {number} {error}", _REMEDY) from error
     if not found or len({len(v) for v in found.values()}) > 1:
         raise DamagedFileError(path, "holds no vectors, or vectors of several sizes", _REMEDY)
     return dict(sorted(found.items()))
+
+
+def _flat(value: object) -> object:
+    """A tensor without its dimensions of size 1: the package saves vectors as [1, 1, hidden] too."""
+    from utils.formats.torch_file import dense
+
+    tensor = dense(value)
+    return value if tensor is None else tensor.reshape([n for n in tensor.shape if n != 1] or [-1])

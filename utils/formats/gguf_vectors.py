@@ -9,35 +9,31 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.formats.files import parse_json, replacing
+from utils.formats.vector_metadata import VectorMetadata
+from utils.records import TraitVector
 
 if TYPE_CHECKING:
+    from gguf import GGUFReader
     from torch import Tensor
-
-    from utils.records import TraitVector
 
 Unit = Literal["contrast", "unit"]
 UNIT_MEANING: dict[Unit, str] = {
     "contrast": "strength 1 adds the distance between the class means along the vector",
     "unit": "strength 1 adds a direction of length one, so strengths are in units of activation",
 }
-Reader = Literal["llama.cpp", "repeng"]
+Program = Literal["llama.cpp", "repeng"]
 
 _ARCHITECTURE = "controlvector"
 _REMEDY = "Export it again"
 _DIRECTION = re.compile(r"direction\.(\d{1,9})", re.ASCII)
-LOWEST_LAYER: dict[Reader, int] = {"llama.cpp": 2, "repeng": 1}
-# What gguf's reader raises at bytes that are not what they should be.
-_READING_ERRORS = (
-    ValueError, IndexError, KeyError, TypeError, OverflowError, OSError, MemoryError, RecursionError, struct.error,
-)  # fmt: skip
+LOWEST_LAYER: dict[Program, int] = {"llama.cpp": 2, "repeng": 1}
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class ControlVector:
     directions: dict[int, Tensor]
     model_hint: str
     unit: Unit | None
-    sidecars: dict[int, dict[str, Any]]
+    sidecars: dict[int, VectorMetadata]
 
 
 def write_control_vector(
@@ -62,7 +58,7 @@ def write_control_vector(
     vectors: Sequence[TraitVector],
     *,
     unit: Unit = "contrast",
-    reader: Reader = "llama.cpp",
+    program: Program = "llama.cpp",
     model_hint: str = "",
 ) -> None:
     """Write vectors of one trait, one per layer, as a GGUF control vector.
@@ -71,7 +67,7 @@ def write_control_vector(
         path: the file, replaced atomically.
         vectors: of one model and one method, at different layers.
         unit: what strength 1 adds.
-        reader: the program that it is for.
+        program: who is to read it.
         model_hint: shown by some programs; by default the model's name.
 
     Raises:
@@ -79,7 +75,7 @@ def write_control_vector(
     """
     import gguf
 
-    _check(vectors, reader)
+    check_belong_together(vectors, "a control vector", LOWEST_LAYER[program], program)
     with replacing(path) as temporary:
         writer = gguf.GGUFWriter(temporary, _ARCHITECTURE)
         writer.add_string(f"{_ARCHITECTURE}.model_hint", model_hint or vectors[0].model)
@@ -87,7 +83,8 @@ def write_control_vector(
         writer.add_string("traitlens.unit", unit)
         writer.add_string("traitlens.unit_meaning", UNIT_MEANING[unit])
         writer.add_string("traitlens.layer_numbers", "direction.N acts on the output of block N, which is layer N + 1")
-        writer.add_string("traitlens.sidecars", json.dumps({v.layer: v.metadata for v in vectors}, allow_nan=False))
+        sidecars = {v.layer: v.metadata.to_json() for v in vectors}
+        writer.add_string("traitlens.sidecars", json.dumps(sidecars, allow_nan=False))
         for vector in vectors:
             writer.add_tensor(f"direction.{vector.layer - 1}", scaled(vector, unit).numpy())
         writer.write_header_to_file()
@@ -101,17 +98,28 @@ def scaled(vector: TraitVector, unit: Unit) -> Tensor:
     return vector.vector if unit == "contrast" else vector.vector / vector.vector.norm()
 
 
-def _check(vectors: Sequence[TraitVector], reader: Reader) -> None:
-    if not vectors:
-        raise UserError("no vectors to export")
+def check_belong_together(vectors: Sequence[TraitVector], form: str, lowest: int, program: str) -> None:
+    """Refuse vectors that one file of another program cannot hold.
+
+    Args:
+        vectors: to be written.
+        form: what the file is called, with its article.
+        lowest: the lowest of our layers that the program can act on.
+        program: its name.
+
+    Raises:
+        UserError: no vectors, several traits, methods or models, a layer twice, or one that is too low.
+    """
     layers = [v.layer for v in vectors]
-    if len({(v.trait, v.method, v.model, len(v.vector)) for v in vectors}) > 1 or len(set(layers)) < len(layers):
-        raise UserError("a control vector holds one trait, method and model, with one vector per layer")
-    lowest = LOWEST_LAYER[reader]
+    together = len({(v.trait, v.method, v.model, len(v.vector)) for v in vectors}) == 1
+    if not together or len(set(layers)) < len(layers):
+        raise UserError(
+            f"{form} holds one trait, method and model, with one vector per layer: got {len(layers)} vectors"
+        )
     if min(layers) < lowest:
         raise UserError(
-            f"a control vector for {reader} cannot act on layer {min(layers)}: its directions begin at the output of "
-            f"block {lowest - 1}, our layer {lowest}. Export higher --layers"
+            f"{form} for {program} cannot act on layer {min(layers)}: its directions begin at the output of block "
+            f"{lowest - 1}, our layer {lowest}. Export higher --layers"
         )
 
 
@@ -124,71 +132,82 @@ def read_control_vector(path: Path) -> ControlVector:
     """
     if not path.is_file():
         raise MissingInputError(path, "Give the path of a GGUF control vector")
-    try:
-        reader = _bounded_reader(path)
-        text = {name: _text(reader, name) for name in (
-            "general.architecture", f"{_ARCHITECTURE}.model_hint", "traitlens.unit", "traitlens.sidecars"
-        )}  # fmt: skip
-        if sum(int(t.n_bytes) for t in reader.tensors) > path.stat().st_size:
-            raise ValueError("tensors overlap, so copies of them would take more memory than the file has bytes")
-        # Copied: the reader's arrays are views of the file.
-        tensors = {t.name: (t.tensor_type.name, t.data.copy()) for t in reader.tensors}
-    except _READING_ERRORS as error:
-        raise DamagedFileError(path, f"not a whole GGUF file ({type(error).__name__})", _REMEDY) from error
-    if text["general.architecture"] != _ARCHITECTURE:
-        found = text["general.architecture"] or "none"
-        raise DamagedFileError(path, f"holds the architecture {found!r}, not a control vector", _REMEDY)
-    unit: Any = text["traitlens.unit"]
+    reader = _bounded_reader(path)
+    if sum(int(t.n_bytes) for t in reader.tensors) > path.stat().st_size:
+        raise DamagedFileError(path, "not a whole GGUF file (its tensors are larger than the file)", _REMEDY)
+    architecture = _text(reader, path, "general.architecture") or "none"
+    if architecture != _ARCHITECTURE:
+        raise DamagedFileError(path, f"holds the architecture {architecture!r}, not a control vector", _REMEDY)
+    unit = _text(reader, path, "traitlens.unit")
     return ControlVector(
-        directions=_directions(path, tensors),
-        model_hint=text[f"{_ARCHITECTURE}.model_hint"] or "",
-        unit=unit if unit in UNIT_MEANING else None,
-        sidecars=_sidecars(path, text["traitlens.sidecars"]),
+        directions=_directions(reader, path),
+        model_hint=_text(reader, path, f"{_ARCHITECTURE}.model_hint") or "",
+        unit=next((known for known in UNIT_MEANING if known == unit), None),
+        sidecars=_sidecars(path, _text(reader, path, "traitlens.sidecars") or "{}"),
     )
 
 
-def _bounded_reader(path: Path) -> Any:
+def _bounded_reader(path: Path) -> GGUFReader:
     """Gguf's reader, which on its own reads past the end of a file in silence, for as many items as a header claims."""
     import gguf
+    import numpy as np
 
     class Reader(gguf.GGUFReader):
-        def _get(self, offset: int, dtype: Any, count: Any = 1, *arguments: Any, **options: Any) -> Any:
-            items = super()._get(offset, dtype, count, *arguments, **options)
+        def _get(
+            self,
+            offset: int,
+            dtype: np.typing.DTypeLike,
+            count: int = 1,
+            override_order: Literal["I", "S", "<"] | None = None,
+        ) -> np.typing.NDArray[np.generic]:
+            items: np.typing.NDArray[np.generic] = super()._get(offset, dtype, count, override_order)
             if len(items) != count:
                 raise ValueError(f"{count} items wanted at byte {offset}, {len(items)} there")
             return items
 
-    return Reader(path)
+    try:
+        return Reader(path)
+    except Exception as error:
+        raise DamagedFileError(path, f"not a whole GGUF file ({type(error).__name__})", _REMEDY) from error
 
 
-def _text(reader: Any, name: str) -> str | None:
+def _text(reader: GGUFReader, path: Path, name: str) -> str | None:
     field = reader.get_field(name)
-    if field is not None and field.types[0].name != "STRING":
-        raise ValueError(f"{name} is not a text")
-    return None if field is None else bytes(field.parts[field.data[0]]).decode("utf-8")
+    if field is None:
+        return None
+    try:
+        if field.types[0].name != "STRING":
+            raise ValueError(f"{name} is not a text")  # noqa: TRY301 - told as other damage is
+        return bytes(field.parts[field.data[0]]).decode("utf-8")
+    except ValueError as error:
+        raise DamagedFileError(path, f"not a whole GGUF file ({error})", _REMEDY) from error
 
 
-def _directions(path: Path, tensors: Mapping[str, tuple[str, Any]]) -> dict[int, Tensor]:
+def _directions(reader: GGUFReader, path: Path) -> dict[int, Tensor]:
     import torch
 
-    from utils.formats.torch_file import has_length
+    from utils.formats.torch_file import plain_vector
 
     directions = {}
-    for name, (kind, values) in tensors.items():
-        match = _DIRECTION.fullmatch(name)
+    for tensor in reader.tensors:
+        match = _DIRECTION.fullmatch(tensor.name)
         if match is None:
             continue
-        vector = torch.from_numpy(values) if kind == "F32" and values.ndim == 1 else None
-        if vector is None or not has_length(vector):
-            raise DamagedFileError(path, f"{name} is not a finite float32 vector (it is {kind})", _REMEDY)
-        directions[int(match[1]) + 1] = vector
+        try:
+            if tensor.tensor_type.name != "F32":
+                raise ValueError(f"is {tensor.tensor_type.name}, not F32")  # noqa: TRY301 - told as other forms are
+            # Copied: the reader's arrays are views of the file.
+            directions[int(match[1]) + 1] = plain_vector(torch.from_numpy(tensor.data.copy()))
+        except ValueError as error:
+            raise DamagedFileError(path, f"{tensor.name} {error}", _REMEDY) from error
     if not directions or len({len(v) for v in directions.values()}) > 1:
         raise DamagedFileError(path, "holds no directions, or directions of several sizes", _REMEDY)
     return dict(sorted(directions.items()))
 
 
-def _sidecars(path: Path, text: str | None) -> dict[int, dict[str, Any]]:
+def _sidecars(path: Path, text: str) -> dict[int, VectorMetadata]:
     try:
-        return {int(layer): sidecar for layer, sidecar in parse_json(text or "{}").items()}
-    except (ValueError, AttributeError) as error:
-        raise DamagedFileError(path, "its traitlens.sidecars are not JSON", _REMEDY) from error
+        sidecars = parse_json(text)
+        return {int(layer): VectorMetadata.from_json(sidecar) for layer, sidecar in sidecars.items()}
+    except (ValueError, AttributeError) as error:  # other JSON than objects has no items
+        raise DamagedFileError(path, f"its traitlens.sidecars describe no vectors ({error!s:.200})", _REMEDY) from error

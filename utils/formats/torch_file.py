@@ -1,28 +1,32 @@
-"""Files of ``torch.save``, read without running code and without more memory than they have bytes."""
+"""Files of ``torch.save``, read without running code and without more memory than they have bytes; plain vectors."""
 
 from __future__ import annotations
 
+import io
 import mmap
-import pickle
-import struct
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from utils.errors import DamagedFileError
+from utils.formats.files import write_bytes
 
-# What torch raises at bytes that are not what they should be.
-_LOADING_ERRORS = (
-    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError, TypeError, AttributeError,
-    AssertionError, ArithmeticError, MemoryError, struct.error,
-)  # fmt: skip
 # The one callable that torch lets pickles call and that fills as much memory as a number in the file says.
 _FILLS_MEMORY = b"bytearray"
 
 
-def load_tensors(path: Path, remedy: str) -> Any:
+def save_tensors(path: Path, value: object) -> None:
+    """Write what ``torch.save`` makes of a value, atomically.
+
+    Through memory: torch would write its temporary file's name into the archive, and report a full disk as a bug.
+    """
+    archive = io.BytesIO()
+    torch.save(value, archive)
+    write_bytes(path, archive.getvalue())
+
+
+def load_tensors(path: Path, remedy: str) -> object:
     """What ``torch.save`` wrote into a file: tensors and plain containers of them. Pickled code is never run.
 
     Raises:
@@ -31,7 +35,7 @@ def load_tensors(path: Path, remedy: str) -> Any:
     try:
         _refuse_more_than_its_bytes(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (*_LOADING_ERRORS, zipfile.BadZipFile) as error:
+    except Exception as error:
         raise DamagedFileError(path, f"not a file of tensors ({type(error).__name__})", remedy) from error
 
 
@@ -50,22 +54,36 @@ def _refuse_more_than_its_bytes(path: Path) -> None:
             raise ValueError("it holds more than tensors")
 
 
-def as_plain(value: object) -> torch.Tensor | None:
-    """``value`` as a float32 tensor without gradient; None for what is no dense tensor of real floating-point numbers.
+def plain_vector(value: object, hidden_size: int | None = None) -> torch.Tensor:
+    """A tensor as a float32 vector [hidden] without gradient.
 
-    >>> as_plain(torch.ones(2, dtype=torch.float16)), as_plain(torch.ones(2, dtype=torch.int64))
-    (tensor([1., 1.]), None)
+    Raises:
+        ValueError: it is no dense vector of finite real numbers, or not of the size wanted; says what it is.
+
+    >>> plain_vector(torch.ones(2, dtype=torch.float16))
+    tensor([1., 1.])
     """
+    vector = dense(value)
+    if vector is None or vector.ndim != 1:
+        raise ValueError("is not one vector [hidden] of floating-point numbers")
+    if hidden_size not in (None, len(vector)):
+        raise ValueError(f"has {len(vector)} values, not {hidden_size}")
+    if not is_finite(vector):
+        raise ValueError("holds NaN, infinity or numbers too large")
+    return vector
+
+
+def dense(value: object) -> torch.Tensor | None:
+    """A tensor as float32 without gradient; None for what is no dense tensor of real floating-point numbers."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return None
-    dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-    if not dense or value.is_nested:
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_nested:
         return None
     # A few stored numbers can be spread over any shape; a copy would need the memory of all of it.
     spread = value.numel() * value.element_size() > value.untyped_storage().nbytes()
     return None if spread else value.detach().float()
 
 
-def has_length(vector: torch.Tensor) -> bool:
+def is_finite(vector: torch.Tensor) -> bool:
     """Whether a vector's values are finite and so is its norm in float32, by which scores are divided."""
     return bool(vector.float().norm().isfinite())

@@ -6,12 +6,13 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from utils.models.load import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import Cache, StoppingCriteria
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,13 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
 
-    def generate_arguments(self) -> dict[str, Any]:
+    def generate_arguments(self) -> dict[str, int | float | bool]:
         """The arguments of ``generate`` that say the same."""
-        arguments: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "repetition_penalty": 1.0, "num_beams": 1}
+        arguments: dict[str, int | float | bool] = {
+            "max_new_tokens": self.max_new_tokens,
+            "repetition_penalty": 1.0,
+            "num_beams": 1,
+        }
         if self.temperature == 0:
             return {**arguments, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
         return {
@@ -103,8 +108,13 @@ def generate_batch(
 
 
 def _run(
-    loaded: LoadedModel, input_ids: Tensor, attention_mask: Tensor, cache: Any, sampling: Sampling, generated: int
-) -> tuple[Tensor, Any]:
+    loaded: LoadedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    cache: Cache | None,
+    sampling: Sampling,
+    generated: int,
+) -> tuple[Tensor, Cache | None]:
     """Generate on until all rows have ended, or until enough have for the others to go on without them."""
     from transformers import StoppingCriteriaList
 
@@ -119,16 +129,16 @@ def _run(
     return output.sequences, output.past_key_values
 
 
-def _rows_of_cache(cache: Any, keep: Tensor) -> Any:
+def _rows_of_cache(cache: Cache | None, keep: Tensor) -> Cache | None:
     """The cache of the rows that go on; None if some layer's state cannot be cut by rows, as in recurrent models."""
     layers = getattr(cache, "layers", None)
-    if not layers or not all(hasattr(layer, "batch_select_indices") for layer in layers):
+    if cache is None or not layers or not all(hasattr(layer, "batch_select_indices") for layer in layers):
         return None
     cache.batch_select_indices(keep.cpu())  # layers may lie on several devices; indices on the CPU suit all of them
     return cache
 
 
-def _enough_ended(end_ids: frozenset[int], batch: int) -> Any:
+def _enough_ended(end_ids: frozenset[int], batch: int) -> StoppingCriteria:
     import torch
     from transformers import StoppingCriteria
 
@@ -138,7 +148,7 @@ def _enough_ended(end_ids: frozenset[int], batch: int) -> Any:
         def __init__(self) -> None:
             self.ended = torch.zeros(batch, dtype=torch.bool)
 
-        def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # noqa: ARG002
+        def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # noqa: ARG002
             last = input_ids[:, -1]
             ends = torch.tensor(sorted(end_ids), device=last.device)
             self.ended = self.ended.to(last.device) | torch.isin(last, ends)

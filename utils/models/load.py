@@ -6,7 +6,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from utils.config import get_credential
 from utils.errors import UserError
@@ -15,6 +15,7 @@ from utils.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +25,6 @@ _MODEL_OF_PREFIX = {
     "llama_8b_": "meta-llama/Llama-3.1-8B-Instruct",
     "smollm2_": EMBEDDED_MODEL,
 }
-# The layers that the documentation promises; every other model's default is the best layer that was measured.
-_DOCUMENTED_LAYER = {"google/gemma-2-2b-it": 16, "meta-llama/Llama-3.1-8B-Instruct": 20}
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class LoadedModel:
         revision: the Hub commit, None for a folder.
     """
 
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     name: str
     path: str
     revision: str | None
@@ -66,31 +65,6 @@ def model_of_experiment(experiment: str) -> str:
     known = ", ".join(f"{prefix}*" for prefix in _MODEL_OF_PREFIX)
     logger.info("experiment %r names no model (%s): using the embedded %s", experiment, known, EMBEDDED_MODEL)
     return EMBEDDED_MODEL
-
-
-def documented_layer(model: str) -> int | None:
-    """The layer to monitor that the documentation states for a model, None where it states none.
-
-    >>> documented_layer("google/gemma-2-2b-it"), documented_layer("gpt2")
-    (16, None)
-    """
-    return next((layer for name, layer in _DOCUMENTED_LAYER.items() if same_model(name, model)), None)
-
-
-def same_model(name: str, other: str) -> bool:
-    """Whether two names mean one model: equal, or a Hub id and a local folder of the same last part.
-
-    >>> same_model("google/gemma-2-2b-it", "/models/gemma-2-2b-it/"), same_model("google/gemma", "other/gemma")
-    (True, False)
-    """
-    if _is_hub_id(name) and _is_hub_id(other):
-        return name.lower() == other.lower()
-    return name.rstrip("/").split("/")[-1].lower() == other.rstrip("/").split("/")[-1].lower()
-
-
-def _is_hub_id(name: str) -> bool:
-    owner, slash, model = name.partition("/")
-    return bool(slash and model) and "/" not in model and owner not in (".", "..", "~") and not Path(name).exists()
 
 
 def load_model(

@@ -1,12 +1,21 @@
-"""Responses as the model reads them: their tokens, which of them are kept, and batches under a token budget."""
+"""Responses as the model reads them: which of them, their tokens, and batches under a token budget."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from utils.formats.activation_files import spread_evenly
-from utils.records import Polarity
+from utils.errors import UserError
+from utils.experiment import TraitFolder
+from utils.formats.response_files import read_responses
+from utils.models.load import LoadedModel
+from utils.prompts import encode_prompt, encode_response, format_prompt
+from utils.records import POLARITIES, Context, Polarity, Response
+
+logger = logging.getLogger(__name__)
+
+NumberedResponses = list[tuple[int, Response]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,60 @@ class Example:
     first_kept: int = 0
 
 
-def choose_neutral_tokens(examples: list[Example], wanted: int) -> tuple[list[Example], int]:
+def responses_to_read(
+    source: TraitFolder, polarity: Polarity, threshold: float | None, loaded: LoadedModel
+) -> NumberedResponses:
+    """One side's responses with their numbers in the file, without the empty and, at a ``threshold``, the unconfirmed.
+
+    Raises:
+        UserError: none is left, of a side that vectors need.
+    """
+    responses = read_responses(source, polarity)
+    rows = [(i, r) for i, r in enumerate(responses) if encode_response(loaded.tokenizer, r.response)]
+    if empty := len(responses) - len(rows):
+        logger.warning(
+            "%s: %d of %d %s responses are empty and left out", source.trait, empty, len(responses), polarity
+        )
+    if threshold is not None:
+        before = len(rows)
+        rows = [(i, r) for i, r in rows if r.shows(polarity, threshold)]
+        logger.info(
+            "%s: %d of %d %s responses pass the threshold %g", source.trait, len(rows), before, polarity, threshold
+        )
+    if not rows and polarity != "neutral":
+        raise UserError(
+            f"{source.responses_path(polarity)}: none of {len(responses)} responses can be read"
+            + ("" if threshold is None else f" at --threshold {threshold:g}; lower it or judge again")
+        )
+    return rows
+
+
+def encoded(kept: Mapping[Polarity, NumberedResponses], loaded: LoadedModel, context: Context) -> list[Example]:
+    """The responses as tokens behind their prompts, in the order of the files.
+
+    Raises:
+        UserError: a prompt leaves no room for its response.
+    """
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    examples: list[Example] = []
+    cut = 0
+    for polarity in POLARITIES:
+        for row, (_, response) in enumerate(kept[polarity]):
+            instruction = response.instruction if context == "full" else ""
+            prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, response.question, instruction))
+            ids = prompt + encode_response(loaded.tokenizer, response.response)
+            if len(prompt) >= limit:
+                raise UserError(
+                    f"a prompt has {len(prompt)} tokens, but {loaded.name} reads {limit}: {response.question[:60]!r}"
+                )
+            cut += len(ids) > limit
+            examples.append(Example(polarity, row, ids[:limit], len(prompt)))
+    if cut:
+        logger.warning("%d responses are longer than the %d positions of %s and cut there", cut, limit, loaded.name)
+    return examples
+
+
+def choose_neutral_tokens(examples: Sequence[Example], wanted: int) -> list[Example]:
     """The examples with the tokens to keep of the neutral ones, spread evenly over all of their response tokens."""
     places = [
         (i, position)
@@ -35,32 +97,39 @@ def choose_neutral_tokens(examples: list[Example], wanted: int) -> tuple[list[Ex
         if e.polarity == "neutral"
         for position in range(len(e.ids) - e.response_start)
     ]
-    chosen = [places[k] for k in spread_evenly(len(places), wanted)]
-    positions: dict[int, list[int]] = {}
-    first: dict[int, int] = {}
-    for rank, (i, position) in enumerate(chosen):
-        positions.setdefault(i, []).append(position)
-        first.setdefault(i, rank)
-    with_tokens = [
-        Example(e.polarity, e.row, e.ids, e.response_start, tuple(positions[i]), first[i]) if i in positions else e
-        for i, e in enumerate(examples)
-    ]
-    return with_tokens, len(chosen)
+    chosen = list(examples)
+    for rank, (i, position) in enumerate(places[k] for k in spread_evenly(len(places), wanted)):
+        before = chosen[i]
+        first = before.first_kept if before.kept_tokens else rank
+        chosen[i] = replace(before, kept_tokens=(*before.kept_tokens, position), first_kept=first)
+    return chosen
 
 
-def token_budget_batches(lengths: Sequence[int], batch_tokens: int, batch_size: int) -> list[list[int]]:
-    """Indices in batches of at most ``batch_size`` rows and ``batch_tokens`` padded tokens, longest first.
+def token_budget_batches(examples: Sequence[Example], batch_tokens: int, batch_size: int) -> list[list[Example]]:
+    """Batches of at most ``batch_size`` responses and ``batch_tokens`` padded tokens, the longest first.
 
-    Sorted by length, so that little of a batch is padding. A row longer than the budget is a batch of its own.
+    Sorted by length, so that little of a batch is padding. A response longer than the budget is a batch of its own.
 
-    >>> token_budget_batches([3, 9, 4, 2], batch_tokens=9, batch_size=2)
+    >>> examples = [Example("pos", row, [7] * length, 1) for row, length in enumerate([3, 9, 4, 2])]
+    >>> [[e.row for e in batch] for batch in token_budget_batches(examples, batch_tokens=9, batch_size=2)]
     [[1], [2, 0], [3]]
     """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    batches: list[list[Example]] = []
+    for example in sorted(examples, key=lambda e: -len(e.ids)):  # the order of the files among equals
         batch = batches[-1] if batches else None
-        if batch and len(batch) < batch_size and lengths[batch[0]] * (len(batch) + 1) <= batch_tokens:
-            batch.append(index)
+        if batch and len(batch) < batch_size and len(batch[0].ids) * (len(batch) + 1) <= batch_tokens:
+            batch.append(example)
         else:
-            batches.append([index])
+            batches.append([example])
     return batches
+
+
+def spread_evenly(total: int, wanted: int) -> list[int]:
+    """At most ``wanted`` indices, evenly spread over ``range(total)``.
+
+    >>> spread_evenly(10, 4), spread_evenly(2, 4)
+    ([0, 2, 5, 7], [0, 1])
+    """
+    if total <= wanted:
+        return list(range(total))
+    return [i * total // wanted for i in range(wanted)]

@@ -1,91 +1,81 @@
-"""The files of a capture under way: its settings, rows written so far, and what each process has done of it."""
+"""A capture under way: what it was begun with, the rows written so far, and its move to where it belongs."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from extraction.distributed import Process
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.experiment import TraitFolder
-from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
-from utils.formats.files import append_jsonl, read_jsonl
-from utils.formats.row_file import RowWriter, StoredDtype, is_laid_out
-from utils.records import POLARITIES, ActivationsInfo
+from utils.formats.activation_files import (
+    RowWriter,
+    activations_path,
+    is_laid_out,
+    read_activations_info,
+    write_activations_info,
+)
+from utils.formats.journal import Journal
+from utils.records import POLARITIES, ActivationsInfo, StoredDtype
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Decided:
-    """What is decided once for a capture, from the model's states: a run that goes on must do as the first one did."""
-
-    dtype: StoredDtype
-    share_prompts: bool
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A capture that can be written to."""
-
-    writers: Mapping[str, RowWriter]
-    decided: Decided
+_JOURNAL = "batches"
 
 
 def begin_capture(
-    folder: TraitFolder, info: ActivationsInfo, process: Process, decide: Callable[[], Decided], *, overwrite: bool
-) -> Begun:
-    """The unfinished files of this capture: as an interrupted run left them, or new."""
+    folder: TraitFolder, info: ActivationsInfo, process: Process, decide: Callable[[], StoredDtype], *, overwrite: bool
+) -> dict[str, RowWriter]:
+    """The unfinished files of this capture, by part: as an interrupted run left them, or new.
+
+    Args:
+        folder: the trait.
+        info: what is captured and how.
+        process: this process; the main one makes the files, and the others open them.
+        decide: gives the precision of new files. A run that goes on keeps to the one that it began with.
+        overwrite: begin anew in any case.
+    """
     unfinished = folder.unfinished_activations_dir
-    header = unfinished / "settings.jsonl"
+    journal = unfinished_journal(folder)
     if process.is_main:
         _refuse_links(folder)
-        begun = read_jsonl(header)
-        same = bool(begun) and _is_of(info, begun[0])
-        # A file that is gone or cut would be made anew, empty, while the journals say that its rows are there.
-        if overwrite or not same or not _are_whole(folder, info, begun[0]["dtype"]):
+        if overwrite or not _goes_on(folder, info, journal.settings()):
             if unfinished.is_dir():
                 logger.info("%s: unfinished activations of another capture are discarded", folder.trait)
                 shutil.rmtree(unfinished)
-            append_jsonl(header, [{"capture": timeless(info), **asdict(decide())}])
+            journal.begin({"capture": timeless(info), "dtype": decide()})
+        _writers(folder, info, journal)
     process.wait()
-    entry = read_jsonl(header)[0]
-    decided = Decided(entry["dtype"], entry["share_prompts"])
-    if process.is_main:
-        writers = _writers(folder, info, decided.dtype)  # makes the files; the others open them
-    process.wait()
-    return Begun(writers if process.is_main else _writers(folder, info, decided.dtype), decided)
+    return _writers(folder, info, journal)
 
 
-def journal_path(folder: TraitFolder, process: Process) -> Path:
-    """Where a process notes the batches that it has written."""
-    return folder.unfinished_activations_dir / f"batches.{process.rank}.jsonl"
+def unfinished_journal(folder: TraitFolder) -> Journal:
+    """What is written of an unfinished capture."""
+    return Journal(folder.unfinished_activations_dir, _JOURNAL)
 
 
 def batches_done(folder: TraitFolder) -> set[int]:
     """Numbers of the batches that any process has written."""
-    journals = sorted(folder.unfinished_activations_dir.glob("batches.*.jsonl"))
-    found = (entry.get("batch") for path in journals for entry in read_jsonl(path))
-    return {number for number in found if type(number) is int}
+    numbers = (piece["batch"] for piece in unfinished_journal(folder).pieces(["batch"]))
+    return {number for number in numbers if type(number) is int}
 
 
 def finish_capture(folder: TraitFolder, info: ActivationsInfo) -> None:
-    """Put the finished folder in the place of the old one; the journals go last, so that a crash can be repeated."""
+    """Put the finished folder in the place of the old one; the journal goes last, so that a crash can be repeated."""
     write_activations_info(folder.unfinished_activations_dir, info)
     if folder.activations_dir.is_dir():
         shutil.rmtree(folder.activations_dir)
     folder.unfinished_activations_dir.replace(folder.activations_dir)
-    clear_journals(folder)
+    clear_journal(folder)
 
 
-def clear_journals(folder: TraitFolder) -> None:
-    """Remove the journals beside finished activations."""
-    for journal in folder.activations_dir.glob("*.jsonl"):
-        journal.unlink()
+def clear_journal(folder: TraitFolder) -> None:
+    """Remove the journal beside finished activations."""
+    Journal(folder.activations_dir, _JOURNAL).clear()
 
 
 def is_finished(folder: TraitFolder, info: ActivationsInfo) -> bool:
@@ -102,16 +92,14 @@ def timeless(info: ActivationsInfo) -> dict[str, object]:
     return {key: value for key, value in asdict(info).items() if key not in ("versions", "dtype")}
 
 
-def _is_of(info: ActivationsInfo, begun: Mapping[str, object]) -> bool:
-    """Whether an unfinished capture began like this one; what a damaged file says of it is no reason to go on."""
-    stored = begun.get("dtype")
-    return (
-        begun.get("capture") == timeless(info)
-        and isinstance(begun.get("share_prompts"), bool)
-        and isinstance(stored, str)
-        and stored in get_args(StoredDtype)
-        and _stored_as_asked(info, stored)
-    )
+def _goes_on(folder: TraitFolder, info: ActivationsInfo, begun: Mapping[str, Any] | None) -> bool:
+    """Whether an unfinished capture is the one that is asked for, and all of its files are there."""
+    if begun is None or begun.get("capture") != timeless(info) or begun.get("dtype") not in get_args(StoredDtype):
+        return False
+    # A file that is gone or cut would be made anew, empty, while the journal says that its rows are there.
+    stored: StoredDtype = begun["dtype"]
+    whole = (is_laid_out(path, shape, stored) for path, shape in _files(folder, info).values())
+    return _stored_as_asked(info, stored) and all(whole)
 
 
 def _stored_as_asked(info: ActivationsInfo, stored: str) -> bool:
@@ -138,9 +126,6 @@ def _files(folder: TraitFolder, info: ActivationsInfo) -> dict[str, tuple[Path, 
     }
 
 
-def _are_whole(folder: TraitFolder, info: ActivationsInfo, dtype: StoredDtype) -> bool:
-    return all(is_laid_out(path, TENSOR, shape, dtype) for path, shape in _files(folder, info).values())
-
-
-def _writers(folder: TraitFolder, info: ActivationsInfo, dtype: StoredDtype) -> dict[str, RowWriter]:
-    return {part: RowWriter(path, TENSOR, shape, dtype) for part, (path, shape) in _files(folder, info).items()}
+def _writers(folder: TraitFolder, info: ActivationsInfo, journal: Journal) -> dict[str, RowWriter]:
+    dtype = (journal.settings() or {})["dtype"]
+    return {part: RowWriter(path, shape, dtype) for part, (path, shape) in _files(folder, info).items()}

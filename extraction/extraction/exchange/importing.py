@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from extraction.fit.contrast import Contrast, read_contrast
 from extraction.fit.matrix import matrix_is_due, write_matrix
@@ -23,19 +20,22 @@ from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
 from utils.formats.bundle import is_portable, load_bundle
 from utils.formats.foreign_vectors import read_steering_vector
 from utils.formats.gguf_vectors import ControlVector, read_control_vector
-from utils.hub import hub_errors
-from utils.models.load import model_of_experiment, model_path, same_model
-from utils.records import TraitVector
-from utils.vectors import (
+from utils.formats.json_records import recorded
+from utils.formats.torch_file import plain_vector
+from utils.formats.vector_files import (
     ranked_places,
     read_summary,
     read_vector,
     summary_path,
-    trait_vector,
     vector_path,
     write_summary,
     write_vector,
 )
+from utils.formats.vector_metadata import ImportRecord, MetricsRecord, NeutralRecord, SummaryRow, VectorMetadata
+from utils.hub import hub_errors
+from utils.models.compatibility import same_model
+from utils.models.load import model_of_experiment, model_path
+from utils.records import TraitVector
 from utils.versions import package_versions
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def _would_replace(folder: TraitFolder, vector: TraitVector) -> bool:
         there = read_vector(folder, vector.method, vector.layer)
     except (MissingInputError, DamagedFileError):
         return vector_path(folder, vector.method, vector.layer).exists()
-    same = there.metadata == json.loads(json.dumps(vector.metadata))
-    return not (same and bool((there.vector == vector.vector).all()))
+    return there.metadata != vector.metadata or not bool((there.vector == vector.vector).all())
 
 
 def _form_of(source: str) -> Form:
@@ -130,7 +129,7 @@ def _of_other_program(folder: TraitFolder, path: Path, form: Form, model: str | 
     control = read_control_vector(path) if form == "gguf" else None
     if control is not None and control.sidecars:
         return _of_our_control_vector(control, path, folder.trait, model)
-    name = model or model_of_experiment(folder.experiment)
+    name = model or model_of_experiment(folder.experiment.name)
     n_layers, hidden_size = _sizes(name)
     directions = control.directions if control else read_steering_vector(path, n_layers - 1)
     for layer, vector in directions.items():
@@ -140,16 +139,30 @@ def _of_other_program(folder: TraitFolder, path: Path, form: Form, model: str | 
                 f"layers 0..{n_layers - 1}: is it of another model? Name it with --model"
             )
     contrast = _contrast(folder, name)
-    shared = {
-        "trait": folder.trait, "experiment": folder.experiment, "method": method, "best": False, "model": name,
-        "revision": None, "n_layers": n_layers, "hidden_size": hidden_size, "layer_convention": LAYER_CONVENTION,
-        "imported": {"file": path.name, "form": form, "model_hint": control.model_hint if control else None},
-        "versions": package_versions(),
-    }  # fmt: skip
     vectors = []
     for layer, vector in directions.items():
-        own = {"layer": layer, "norm": float(vector.norm()), **_measured(contrast, layer, vector)}
-        vectors.append(trait_vector(vector, {**shared, **own}))
+        baseline, neutral, metrics = _measured(contrast, layer, vector)
+        metadata = VectorMetadata(
+            method=method,
+            layer=layer,
+            best=False,
+            norm=float(vector.norm()),
+            baseline=baseline,
+            neutral=neutral,
+            metrics=metrics,
+            calibration=None,
+            trait=folder.trait,
+            experiment=folder.experiment.name,
+            model=name,
+            revision=None,
+            n_layers=n_layers,
+            hidden_size=hidden_size,
+            layer_convention=LAYER_CONVENTION,
+            threshold=None,
+            imported=ImportRecord(path.name, form, control.model_hint if control else None),
+            versions=package_versions(),
+        )
+        vectors.append(TraitVector(vector, metadata))
     return vectors
 
 
@@ -158,18 +171,17 @@ def _of_our_control_vector(control: ControlVector, path: Path, trait: str, model
     vectors = []
     for layer, vector in control.directions.items():
         metadata = control.sidecars.get(layer)
-        found = metadata.get("trait") if isinstance(metadata, dict) else "nothing"
-        if not isinstance(metadata, dict) or found != trait:
-            raise UserError(f"{path} describes {found!r} at layer {layer}, not {trait!r}")
+        if metadata is None or (metadata.trait, metadata.layer) != (trait, layer):
+            found = f"{metadata.trait!r} at layer {metadata.layer}" if metadata else "nothing"
+            raise UserError(f"{path} describes {found}, not {trait!r} at layer {layer}")
+        _check_same_model(metadata.model, model, path)
+        length = metadata.norm if control.unit == "unit" else 1.0
+        if length is None:
+            raise DamagedFileError(path, f"lacks the norm of the vector at layer {layer}", "Export it again")
         try:
-            length = float(metadata["norm"] if control.unit == "unit" else 1)
-            restored = trait_vector(vector * length, metadata)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedFileError(path, f"its traitlens.sidecars lack or spoil {error}", "Export it again") from error
-        if restored.layer != layer:
-            raise UserError(f"{path} describes layer {restored.layer} at layer {layer}")
-        _check_same_model(restored.model, model, path)
-        vectors.append(restored)
+            vectors.append(TraitVector(plain_vector(vector * length, metadata.hidden_size), metadata))
+        except ValueError as error:
+            raise DamagedFileError(path, f"its vector at layer {layer} {error}", "Export it again") from error
     return vectors
 
 
@@ -200,12 +212,14 @@ def _contrast(folder: TraitFolder, model: str) -> Contrast | None:
     return contrast
 
 
-def _measured(contrast: Contrast | None, layer: int, vector: Tensor) -> dict[str, Any]:
+def _measured(
+    contrast: Contrast | None, layer: int, vector: Tensor
+) -> tuple[float | None, NeutralRecord | None, MetricsRecord | None]:
     """Zero, scale and figures of a foreign vector, all of whose examples are new to it; None where nothing is known."""
     import torch
 
     if contrast is None or layer not in contrast.file.info.layers:
-        return {"baseline": None, "neutral": None, "metrics": None}
+        return None, None, None
     pos, neg = contrast.layer(layer)
     baseline = midpoint_baseline(pos, neg, vector)
     neutral = neutral_scale(contrast.file.neutral_tokens(layer), vector)
@@ -216,35 +230,18 @@ def _measured(contrast: Contrast | None, layer: int, vector: Tensor) -> dict[str
             "%s: at layer %d the vector reads negative examples higher (AUROC %.2f): is its sign reversed?",
             contrast.trait, layer, metrics.auroc.value,
         )  # fmt: skip
-    return {"baseline": baseline, "neutral": asdict(neutral) if neutral else None, "metrics": asdict(metrics)}
+    return baseline, recorded(NeutralRecord, neutral), recorded(MetricsRecord, metrics)
 
 
 def _add_to_summary(folder: TraitFolder, vectors: Sequence[TraitVector]) -> None:
     new = {(v.method, v.layer) for v in vectors}
     known = read_summary(folder) if summary_path(folder).is_file() else []
-    kept = [row for row in known if (row["method"], int(row["layer"])) not in new]
-    has_best = any(row.get("best") is True for row in kept)
-    rows = [*kept, *(_row(v, has_best) for v in vectors)]
-    rows.sort(key=lambda row: (row.get("best") is not True, -_known(row.get("auroc"))))
-    write_summary(folder, rows)
+    kept = [row for row in known if (row.method, row.layer) not in new]
+    has_best = any(row.best for row in kept)
+    added = [SummaryRow.of(v.metadata, best=bool(v.metadata.best) and not has_best) for v in vectors]
+    write_summary(folder, [*kept, *added])
 
 
 def _best_place(folder: TraitFolder) -> tuple[str, int] | None:
     """Method and layer of the first vector of the summary; None where there is no summary."""
     return ranked_places(folder)[0] if summary_path(folder).is_file() else None
-
-
-def _row(vector: TraitVector, has_best: bool) -> dict[str, Any]:
-    metrics: Mapping[str, Any] = vector.metadata.get("metrics") or {}
-    return {
-        "method": vector.method,
-        "layer": vector.layer,
-        "best": vector.metadata.get("best") is True and not has_best,
-        "auroc": metrics.get("auroc", {}).get("value"),
-        "norm": float(vector.vector.norm()),
-        "baseline": vector.baseline,
-    }
-
-
-def _known(value: Any) -> float:
-    return -1.0 if value is None or math.isnan(value) else float(value)

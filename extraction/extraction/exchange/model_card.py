@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from traitlens.layers import LAYER_CONVENTION
 from traitlens.validation.evaluation import Interval
 from utils.formats.files import write_text
+from utils.formats.vector_metadata import ControlRecord, IntervalRecord, MetricsRecord
 from utils.models.embedded import EMBEDDED_MODEL
 from utils.records import TraitVector
 from utils.terminal import without_controls
@@ -58,45 +58,44 @@ def write_model_card(
         layer_convention=LAYER_CONVENTION[0].upper() + LAYER_CONVENTION[1:],
         figures=[_figures(vector) for vector in vectors],
         how=[_how(vector, sources.get(vector.trait, _UNKNOWN)) for vector in vectors],
-        warnings=[f"**{v.trait}**: {_words(w)}." for v in vectors for w in _choice(v).get("warnings", [])],
+        warnings=[f"**{v.trait}**: {_words(w)}." for v in vectors for w in _warnings(v)],
         evil=any(vector.trait == "evil" for vector in vectors),
     )
     write_text(path, str(card).rstrip() + "\n")
 
 
-def _choice(vector: TraitVector) -> dict[str, Any]:
-    """What is known of how this vector was chosen; empty for one that was not the choice."""
-    choice = vector.metadata.get("choice") or {}
-    return choice if (choice.get("method"), choice.get("layer")) == (vector.method, vector.layer) else {}
+def _warnings(vector: TraitVector) -> tuple[str, ...]:
+    choice = vector.metadata.own_choice
+    return (choice.warnings or ()) if choice else ()
 
 
 def _figures(vector: TraitVector) -> list[str]:
-    metrics = vector.metadata.get("metrics") or {}
-    counts = (metrics.get("n_pos"), metrics.get("n_neg"))
+    metrics, choice = vector.metadata.metrics or MetricsRecord(), vector.metadata.own_choice
+    counts = (metrics.n_pos, metrics.n_neg)
     return [
         vector.trait,
         _words(vector.method),
         str(vector.layer),
-        _interval(metrics.get("auroc")),
-        _interval(_choice(vector).get("auroc")),
-        _controls(vector.metadata.get("controls") or {}),
+        _interval(metrics.auroc),
+        _interval(choice.auroc if choice else None),
+        _controls(vector.metadata.controls or {}),
         _UNKNOWN if None in counts else f"{counts[0]} + {counts[1]}",
     ]
 
 
-def _interval(value: Mapping[str, float] | None) -> str:
-    return str(Interval(value["value"], value["low"], value["high"])) if value else _UNKNOWN
+def _interval(figure: IntervalRecord | None) -> str:
+    return str(Interval(figure.value, figure.low, figure.high)) if figure else _UNKNOWN
 
 
-def _controls(controls: Mapping[str, Mapping[str, Any] | None]) -> str:
+def _controls(controls: Mapping[str, ControlRecord | None]) -> str:
     # Shuffled labels and random directions were tried many times: theirs is a mean.
-    known = {name: figures.get("auroc", figures.get("mean")) for name, figures in controls.items() if figures}
-    return ", ".join(f"{_words(name)} {value:.2f}" for name, value in known.items() if value is not None) or _UNKNOWN
+    figures = {name: c.mean if c.auroc is None else c.auroc for name, c in controls.items() if c}
+    return ", ".join(f"{_words(name)} {value:.2f}" for name, value in figures.items() if value is not None) or _UNKNOWN
 
 
 def _how(vector: TraitVector, source: str) -> str:
-    known = {key: value for key, value in vector.metadata.items() if value is not None}
-    facts = [f"{label} {_short(known[key])}" for label, key in _FACTS if key in known]
+    known = vector.metadata.to_json()
+    facts = [f"{label} {_short(known[key])}" for label, key in _FACTS if known.get(key) is not None]
     return f"**{vector.trait}**: responses: {_words(source)}; " + "; ".join(facts) + "."
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extraction.fit.sweep import Sweep
+from extraction.fit.results import Sweep
 from utils.formats.files import replacing
 
 if TYPE_CHECKING:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traitlens.validation.folds import Folds, make_folds
 from utils.errors import DefinitionError, MissingInputError, UserError
 from utils.experiment import TraitFolder
-from utils.formats.activation_files import ActivationsFile, definition_behind, read_activations
+from utils.formats.activation_files import Activations, read_activations
+from utils.formats.definition import definition_behind
+from utils.formats.response_files import read_responses_metadata
+from utils.formats.vector_metadata import CountsRecord
 from utils.records import DEFAULT_THRESHOLD, InstructionPair, Polarity, Response
 
 if TYPE_CHECKING:
@@ -34,9 +37,9 @@ class Contrast:
         folds: what is held out together, positive examples first.
     """
 
-    file: ActivationsFile
+    file: Activations
     rows: dict[Polarity, list[int]]
-    counts: dict[Polarity, dict[str, int]]
+    counts: Mapping[str, CountsRecord]
     threshold: float | None
     folds: Folds
 
@@ -88,14 +91,12 @@ def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, se
     if not judged:
         logger.info("%s: responses were not judged; all of them are used", folder.trait)
     rows: dict[Polarity, list[int]] = {}
-    counts: dict[Polarity, dict[str, int]] = {}
+    counts: dict[str, CountsRecord] = {}
     for side in SIDES:
         verdicts = [True if used is None else r.shows(side, used) for r in file.responses[side]]
         rows[side] = [i for i, verdict in enumerate(verdicts) if verdict]
         unscored = sum(r.trait_score is None for r in file.responses[side])
-        counts[side] = {
-            "read": len(verdicts), "used": len(rows[side]), "dropped": verdicts.count(False), "unscored": unscored,
-        }  # fmt: skip
+        counts[side] = CountsRecord(len(verdicts), len(rows[side]), verdicts.count(False), unscored)
     _check_not_empty(folder, counts, used)
     return Contrast(file, rows, counts, used, _folds(file, rows, n_folds, seed))
 
@@ -103,16 +104,16 @@ def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, se
 def _threshold_of(folder: TraitFolder, threshold: float | None) -> float:
     if threshold is not None:
         return threshold
-    recorded = folder.read_responses_metadata().get("threshold")
+    recorded = read_responses_metadata(folder).get("threshold")
     return float(recorded) if isinstance(recorded, int | float) else DEFAULT_THRESHOLD
 
 
-def _check_not_empty(folder: TraitFolder, counts: dict[Polarity, dict[str, int]], threshold: float | None) -> None:
-    empty = [side for side in SIDES if counts[side]["used"] == 0]
+def _check_not_empty(folder: TraitFolder, counts: Mapping[str, CountsRecord], threshold: float | None) -> None:
+    empty = [side for side in SIDES if not counts[side].used]
     if not empty:
         return
     found = "; ".join(
-        f"{side}: {c['read']} responses, {c['dropped']} against the threshold, {c['unscored']} unscored"
+        f"{side}: {c.read} responses, {c.dropped} against the threshold, {c.unscored} unscored"
         for side, c in counts.items()
     )
     shown = "without a threshold" if threshold is None else f"at --threshold {threshold:g}"
@@ -122,7 +123,7 @@ def _check_not_empty(folder: TraitFolder, counts: dict[Polarity, dict[str, int]]
     )
 
 
-def _folds(file: ActivationsFile, rows: dict[Polarity, list[int]], n_folds: int, seed: int) -> Folds:
+def _folds(file: Activations, rows: dict[Polarity, list[int]], n_folds: int, seed: int) -> Folds:
     trait = file.folder.trait
     units = _instruction_units(file)
     questions = [file.responses[side][i].question for side in SIDES for i in rows[side]]
@@ -135,7 +136,7 @@ def _folds(file: ActivationsFile, rows: dict[Polarity, list[int]], n_folds: int,
     return make_folds(questions, instructions, n_folds, seed)
 
 
-def _instruction_units(file: ActivationsFile) -> dict[Polarity, list[int]]:
+def _instruction_units(file: Activations) -> dict[Polarity, list[int]]:
     """What is held out together with each response, per side: its instruction pair and those that share a text with it.
 
     Texts that the definition lacks are paired in order of appearance, or are one unit where the sides' numbers differ.

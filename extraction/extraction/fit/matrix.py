@@ -14,9 +14,9 @@ from traitlens.compute import cosine_similarity, projection
 from traitlens.validation.evaluation import auroc
 from utils.experiment import ACTIVATIONS, SUMMARY, Experiment, TraitFolder
 from utils.formats.files import remove_leftovers_of, replacing
-from utils.models.load import same_model
+from utils.formats.vector_files import ranked_places, read_vector, vector_path
+from utils.models.compatibility import same_model
 from utils.records import TraitVector
-from utils.vectors import ranked_places, read_vector, vector_path
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +58,12 @@ def _figure(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.2f}"
 
 
-def matrix_is_due(lab: Experiment) -> bool:
+def matrix_is_due(experiment: Experiment) -> bool:
     """Whether a new vector calls for a new matrix: there is one, or a run that was to renew it has not done so yet."""
-    return lab.matrix_path.exists() or lab.matrix_due_path.exists()
+    return experiment.matrix_path.exists() or experiment.matrix_due_path.exists()
 
 
-def write_matrix(lab: Experiment) -> Matrix | None:
+def write_matrix(experiment: Experiment) -> Matrix | None:
     """Read every trait's responses with every trait's best vector; writes the CSV and the picture.
 
     None, and no matrix left, where fewer than two traits have vectors and activations of one model. An earlier matrix
@@ -73,18 +73,18 @@ def write_matrix(lab: Experiment) -> Matrix | None:
     Raises:
         MissingInputError, DamagedFileError: a vector or activations cannot be read.
     """
-    with lab.locked_for_matrix():
-        lab.matrix_due_path.touch()
-        for path in _paths(lab):
+    with experiment.locked_for_matrix():
+        experiment.matrix_due_path.touch()
+        for path in _paths(experiment):
             path.unlink(missing_ok=True)
             remove_leftovers_of(path)
-        matrix = _made_anew(lab)
-        lab.matrix_due_path.unlink(missing_ok=True)
+        matrix = _made_anew(experiment)
+        experiment.matrix_due_path.unlink(missing_ok=True)
     return matrix
 
 
-def _made_anew(lab: Experiment) -> Matrix | None:
-    fitted = lab.traits_with(SUMMARY)
+def _made_anew(experiment: Experiment) -> Matrix | None:
+    fitted = experiment.traits_with(SUMMARY)
     folders = [f for f in fitted if (f.root / ACTIVATIONS).exists()]
     for folder in fitted:
         if folder not in folders:
@@ -97,10 +97,10 @@ def _made_anew(lab: Experiment) -> Matrix | None:
         logger.info("no matrix: it needs two traits with vectors and activations of one model")
         return None
     matrix = _measure([folders[i] for i in kept], [vectors[i] for i in kept])
-    _write(lab, matrix)
+    _write(experiment, matrix)
     for confusion in matrix.confusions():
         logger.warning("warning: %s", confusion)
-    logger.info("matrix of %d traits in %s", len(kept), lab.matrix_path)
+    logger.info("matrix of %d traits in %s", len(kept), experiment.matrix_path)
     return matrix
 
 
@@ -109,7 +109,7 @@ def _best_vector(folder: TraitFolder) -> TraitVector:
 
 
 def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> Matrix:
-    contrasts = [read_contrast(f, v.metadata.get("threshold"), 2, 0) for f, v in zip(folders, vectors, strict=True)]
+    contrasts = [read_contrast(f, v.metadata.threshold, 2, 0) for f, v in zip(folders, vectors, strict=True)]
     aurocs = [[_auroc(vector, contrast) for contrast in contrasts] for vector in vectors]
     cosines = [[_cosine(vector, folder) for folder in folders] for vector in vectors]
     return Matrix([f.trait for f in folders], list(vectors), aurocs, cosines)
@@ -117,8 +117,8 @@ def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> 
 
 def _auroc(vector: TraitVector, contrast: Contrast) -> float:
     if vector.trait == contrast.trait:
-        own = (vector.metadata.get("choice") or {}).get("auroc")  # an imported vector was not chosen
-        return own["value"] if own else math.nan
+        own = vector.metadata.choice.auroc if vector.metadata.choice else None  # an imported vector was not chosen
+        return own.value if own else math.nan
     if vector.layer not in contrast.file.info.layers:
         return math.nan
     import torch
@@ -133,7 +133,7 @@ def _cosine(vector: TraitVector, folder: TraitFolder) -> float:
     return float(cosine_similarity(vector.vector, other.vector))
 
 
-def _write(lab: Experiment, matrix: Matrix) -> None:
+def _write(experiment: Experiment, matrix: Matrix) -> None:
     import pandas as pd
 
     rows = []
@@ -142,7 +142,7 @@ def _write(lab: Experiment, matrix: Matrix) -> None:
         row |= {f"auroc_{name}": value for name, value in zip(matrix.traits, matrix.auroc[i], strict=True)}
         row |= {f"cosine_{name}": value for name, value in zip(matrix.traits, matrix.cosine[i], strict=True)}
         rows.append(row)
-    table, picture = _paths(lab)
+    table, picture = _paths(experiment)
     with replacing(table) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
     tables = {
@@ -152,5 +152,5 @@ def _write(lab: Experiment, matrix: Matrix) -> None:
     matrix_picture(picture, tables, matrix.traits)
 
 
-def _paths(lab: Experiment) -> tuple[Path, Path]:
-    return lab.matrix_path, lab.matrix_path.with_suffix(".png")
+def _paths(experiment: Experiment) -> tuple[Path, Path]:
+    return experiment.matrix_path, experiment.matrix_path.with_suffix(".png")

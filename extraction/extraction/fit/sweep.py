@@ -4,87 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from extraction.fit.contrast import Contrast
+from extraction.fit.results import Control, Measured, Sweep
 from extraction.fit.text_controls import bag_of_words_scores
 from traitlens.layers import middle_layer
 from traitlens.methods import ExtractionMethod
 from traitlens.span import ContrastSpan
-from traitlens.validation.calibration import Calibration, NeutralScale, calibrate, midpoint_baseline, neutral_scale
+from traitlens.validation.calibration import calibrate, midpoint_baseline, neutral_scale
 from traitlens.validation.controls import Chance, feature_control, random_directions, shuffled_labels
 from traitlens.validation.cross_validation import Choice, HeldOut, choose, cross_validate
-from traitlens.validation.evaluation import Interval, Metrics, auroc, auroc_difference, auroc_interval, evaluate
+from traitlens.validation.evaluation import auroc, auroc_difference, auroc_interval, evaluate
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One vector, fitted to all examples, with its held-out figures.
-
-    Attributes:
-        vector: float32 [hidden].
-        extras: what the method says of its fit.
-        baseline: projection of the midpoint between the class means.
-        neutral: scale of neutral tokens, None without them.
-        held_out: float64 [n] comparable scores of fits that had not seen the example.
-        metrics: None where no example could be held out.
-        calibration: of ``score - baseline``; None as metrics.
-    """
-
-    method: str
-    layer: int
-    vector: Tensor
-    extras: dict[str, Any]
-    baseline: float
-    neutral: NeutralScale | None
-    held_out: Tensor
-    metrics: Metrics | None
-    calibration: Calibration | None
-
-
-@dataclass(frozen=True)
-class Control:
-    """A control's held-out AUROC and how much better the chosen vector is."""
-
-    name: str
-    auroc: float
-    advantage: Interval
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Everything measured for one trait.
-
-    Attributes:
-        vectors: every method at every layer asked for.
-        choice: the vector to use.
-        nested: AUROC of choosing this way, on examples that took no part in the choice; None without held-out scores.
-        controls: length, bag of words, layer 0.
-        shuffled: AUROC of the chosen method at the chosen layer with shuffled labels.
-        random: AUROC of random directions at the chosen layer.
-    """
-
-    vectors: list[Measured]
-    choice: Choice
-    nested: Interval | None
-    controls: list[Control]
-    shuffled: Chance | None
-    random: Chance | None
-
-    @property
-    def best(self) -> Measured:
-        """The chosen vector."""
-        return next(v for v in self.vectors if (v.method, v.layer) == (self.choice.method, self.choice.layer))
-
-    @property
-    def strongest_control(self) -> Control | None:
-        """The control with the highest AUROC; None where none was measured."""
-        return max(self.controls, key=lambda c: c.auroc, default=None)
 
 
 def sweep(
@@ -164,9 +99,9 @@ def _measure(
     contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, layer: int, seed: int
 ) -> tuple[Measured, HeldOut]:
     with _naming(contrast, method, layer):
-        result: dict[str, Any] = dict(method.extract_from(span))
+        result = method.extract_from(span)
         held = cross_validate(span, method, contrast.folds)
-    vector: Tensor = result.pop("vector")
+    vector = result["vector"]
     metrics = calibration = None
     known = ~held.scores.isnan()
     if _has_both(contrast.labels[known]):
@@ -178,7 +113,7 @@ def _measure(
         method=method.name,
         layer=layer,
         vector=vector,
-        extras=result,
+        extras={key: value for key, value in result.items() if key != "vector"},
         baseline=midpoint_baseline(*contrast.layer(layer), vector),
         neutral=neutral_scale(contrast.file.neutral_tokens(layer), vector),
         held_out=held.scores,
@@ -219,45 +154,3 @@ def _chance_levels(
     with _naming(contrast, method, choice.layer):
         shuffled = shuffled_labels(span, method, contrast.folds, seed=seed)
     return shuffled, random_directions(span, contrast.folds, seed=seed)
-
-
-def verdict(trait: str, result: Sweep) -> str:
-    """One line: the chosen vector, its figure, the best control."""
-    best = f"{trait}: {result.best.method} at layer {result.best.layer}"
-    if result.nested is None:
-        return f"{best}, not measured: {_why_unmeasured(result)}"
-    strongest = result.strongest_control
-    beside = f"; best control: {strongest.name} {strongest.auroc:.2f}" if strongest else ""
-    return f"{best}, held-out AUROC {result.nested}{beside}"
-
-
-def _why_unmeasured(result: Sweep) -> str:
-    if result.best.metrics is None:
-        return "nothing could be held out"
-    return (
-        "with two questions or two instruction pairs none are left to choose by "
-        f"(the {result.best.metrics.auroc.value:.2f} of this vector is the best of {len(result.vectors)}, optimistic)"
-    )
-
-
-def warnings_about(result: Sweep) -> list[str]:
-    """Plain reasons not to trust the chosen vector, [] where there are none."""
-    found = []
-    if result.nested is None:
-        found.append(f"{_why_unmeasured(result)}, so nothing says how good the vector is")
-    elif result.nested.low <= 0.5:
-        found.append(f"the vector reads held-out responses no better than chance ({result.nested})")
-    for control in result.controls:
-        if control.advantage.value <= 0:
-            found.append(f"{control.name} alone separates these responses as well ({control.auroc:.2f})")
-        elif control.advantage.low <= 0:
-            found.append(f"the lead over {control.name} alone ({control.auroc:.2f}) could be chance")
-    if result.random is not None and result.nested is not None and result.random.high >= result.nested.value:
-        found.append(f"one in twenty random directions reads as well ({result.random.high:.2f})")
-    if result.shuffled is not None and abs(result.shuffled.mean - 0.5) > 0.1:
-        found.append(
-            f"shuffled labels read {result.shuffled.mean:.2f} where 0.5 is right: examples are not independent"
-        )
-    if result.best.extras.get("converged") is False:
-        found.append(f"{result.best.method} did not converge")
-    return found

@@ -16,6 +16,7 @@ from extraction.distributed import Process
 from utils.errors import UserError
 from utils.experiment import TraitFolder
 from utils.formats.files import append_jsonl, read_jsonl, sha256_of_texts
+from utils.formats.response_files import read_responses_metadata, write_responses
 from utils.models.generation import Generated, Sampling, derived_seed, generate_batch, halving_on_out_of_memory
 from utils.models.load import LoadedModel
 from utils.prompts import encode_prompt, format_prompt, template_hash
@@ -162,7 +163,7 @@ def check_settings(folder: TraitFolder, settings: dict[str, Any]) -> None:
     if begun:
         _check_same(begun[0], settings, folder, "unfinished responses were begun")
     elif folder.responses_path("pos").is_file():
-        made = folder.read_responses_metadata().get("generation")
+        made = read_responses_metadata(folder).get("generation")
         if made is None:
             raise UserError(
                 f"{folder.responses_path('pos').parent} holds responses that this command did not make. "
@@ -215,7 +216,7 @@ def write_generated(folder: TraitFolder, definition: TraitDefinition, settings: 
     counts: dict[str, int] = {}
     for polarity in POLARITIES:
         responses = [done[polarity, ask.row] for ask in asks if ask.polarity == polarity]
-        folder.write_responses(polarity, responses)
+        write_responses(folder, polarity, responses)
         counts[polarity] = len(responses)
     return counts
 

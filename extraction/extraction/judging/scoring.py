@@ -16,6 +16,12 @@ from extraction.judging.agreement import agreement, warnings_about
 from utils.errors import UserError
 from utils.experiment import TraitFolder
 from utils.formats.files import append_jsonl, read_jsonl, sha256_of_texts
+from utils.formats.response_files import (
+    read_responses,
+    read_responses_metadata,
+    write_responses,
+    write_responses_metadata,
+)
 from utils.judge import ApiJudge, Judge, Verdict, choose_judge, fill_template, make_endpoint, make_local_judge
 from utils.models.load import LoadedModel, load_model
 from utils.records import DEFAULT_THRESHOLD, POLARITIES, Polarity, Response, TraitDefinition
@@ -116,11 +122,11 @@ def judge_trait(
     Raises:
         UserError: the judge stopped working; scores made until then are in the journal.
     """
-    metadata = folder.read_responses_metadata()
+    metadata = read_responses_metadata(folder)
     recorded = metadata.get("judge") or {}
     if judge is None:
         return dict(recorded) or {"name": None}
-    responses = {polarity: folder.read_responses(polarity) for polarity in POLARITIES}
+    responses = {polarity: read_responses(folder, polarity) for polarity in POLARITIES}
     rows = [_Row(p, i, r) for p in POLARITIES for i, r in enumerate(responses[p])]
     prompt_hash = sha256_of_texts([definition.eval_prompt])
     if (recorded.get("name"), recorded.get("eval_prompt_sha256")) != (judge.name, prompt_hash):
@@ -130,7 +136,7 @@ def judge_trait(
     rows, reasons = _score(folder, definition, rows, judge)
     for polarity in POLARITIES:
         if responses[polarity]:
-            folder.write_responses(polarity, [row.response for row in rows if row.polarity == polarity])
+            write_responses(folder, polarity, [row.response for row in rows if row.polarity == polarity])
     sides = {polarity: [row.response for row in rows if row.polarity == polarity] for polarity in POLARITIES}
     report = {
         "name": judge.name,
@@ -141,7 +147,7 @@ def judge_trait(
         "earlier": _earlier(recorded, judge.name),
     }
     report["warnings"] = warnings_about(report)
-    folder.write_responses_metadata({**metadata, "judge": report})
+    write_responses_metadata(folder, {**metadata, "judge": report})
     folder.journal_path(JOURNAL).unlink(missing_ok=True)
     _say(folder, report, judge)
     return report

@@ -13,13 +13,14 @@ from traitlens import TraitMonitor, prompt_segments, response_segments
 from traitlens.monitor import OnToken
 from utils.errors import UserError
 from utils.experiment import SUMMARY, Experiment
-from utils.formats.bundle import check_sizes, load_model_for
 from utils.formats.transcripts import Transcript
+from utils.formats.vector_files import available_vectors, read_vector
+from utils.models.compatibility import check_sizes, load_model_for, same_model
 from utils.models.generation import Sampling, left_padded
-from utils.models.load import LoadedModel, same_model
+from utils.models.load import LoadedModel
 from utils.prompts import encode_prompt, encode_response, format_conversation, token_texts
 from utils.records import MonitoringRecord, TraitVector
-from utils.vectors import available_vectors, load_vector, read_vector
+from utils.vectors import load_vector
 
 logger = logging.getLogger(__name__)
 

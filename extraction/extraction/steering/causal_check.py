@@ -9,18 +9,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from extraction.capture.examples import spread_evenly
 from extraction.judging.scoring import JudgeSettings, resolve_judge
 from extraction.steering.bench import Bench, Series
 from extraction.steering.report import draw, verdict, warnings_about
 from utils.errors import UserError
 from utils.experiment import Experiment, TraitFolder
-from utils.formats.activation_files import definition_behind, spread_evenly
-from utils.formats.bundle import check_model, load_model_for
+from utils.formats.definition import definition_behind
 from utils.formats.files import check_output, write_json
+from utils.formats.vector_files import available_vectors, ranked_places, read_vector
 from utils.judge import Judge
+from utils.models.compatibility import check_model, load_model_for
 from utils.models.generation import Sampling
 from utils.records import TraitVector
-from utils.vectors import available_vectors, load_vector, ranked_places, read_vector, vector_name
+from utils.vectors import load_vector
 from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -76,8 +78,8 @@ def run_causal_check(
         experiment, trait, layer=settings.layer, method=settings.method, experiments_dir=experiments_dir
     )
     reader = _reader(folder, vector, settings.read_layer)
-    definition = definition_behind(folder, vector.metadata.get("responses_from"))
-    path = Path(output) if output else folder.vectors_dir / f"steering_{vector_name(vector.method, vector.layer)}.json"
+    definition = definition_behind(folder, vector.metadata.responses_from)
+    path = Path(output) if output else folder.vectors_dir / f"steering_{vector.metadata.name}.json"
     if path.suffix == ".png":
         raise UserError(f"{path} is where the picture of the answers goes: give --output an ending such as .json")
     check_output(path)
