@@ -26,14 +26,7 @@ def imported(*folders):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.partition(".")[0])
-    own = {
-        "traitlens",
-        "utils",
-        "extraction",
-        "benchmarks",
-        "tests",
-        "_typeshed",
-    }  # the last is there for type checkers alone
+    own = {"traitlens", "utils", "extraction", "benchmarks", "tests"}
     return {DISTRIBUTIONS.get(name, name).replace("_", "-") for name in found - sys.stdlib_module_names - own}
 
 
