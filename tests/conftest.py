@@ -1,8 +1,16 @@
-"""Small random models of many architectures, and the embedded model for real input."""
+"""Small random models of many architectures, the embedded model for real input, and quiet for tests that measure time."""
 
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # a worker for each core, and models so small that threads cost more than they give
+
+import contextlib
+import fcntl
+import gc
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -14,6 +22,38 @@ from utils.models import EMBEDDED_MODEL, LoadedModel, load_model
 
 hypothesis.settings.register_profile("project", deadline=None)  # shared machines pause at any moment
 hypothesis.settings.load_profile("project")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "alone: measures time, so no worker runs another test meanwhile")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported stays: it need not be gone through again at every collection
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with _turn(item.get_closest_marker("alone")) if "PYTEST_XDIST_WORKER" in os.environ else contextlib.nullcontext():
+        return (yield)
+
+
+@contextlib.contextmanager
+def _turn(alone):
+    """Locks on two files that are here anyway: tests share the second, a test that wants to be alone has it for itself.
+
+    Everybody queues at the first, so that tests which come later do not overtake the one that waits to be alone.
+    """
+    here = Path(__file__)
+    with here.open() as queue, here.with_name("tiny_tokenizer.py").open() as running:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(running, fcntl.LOCK_UN)  # a child that a test has forked may keep the file open
+
 
 _SHARED = {
     "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,

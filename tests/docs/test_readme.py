@@ -11,7 +11,7 @@ import pytest
 from . import pages
 
 README = pages.ROOT / "README.md"
-PACKAGES = ("traitlens", "utils", "extraction", "extraction/extraction")
+PACKAGES = ("traitlens", "utils", "extraction")
 
 
 def braces(text):
@@ -76,9 +76,15 @@ def test_every_top_level_entry_is_in_the_readmes_tree(tree, committed):
     assert not missing
 
 
-def test_every_module_of_the_packages_is_in_the_readmes_tree(tree, committed):
-    modules = {p for p in committed if p.suffix == ".py" and str(p.parent) in PACKAGES and p.name != "__init__.py"}
-    assert len(modules) > 30
-    named = set(named_paths(tree))
-    missing = sorted(str(p) for p in modules if not any(p.match(str(n)) for n in named))
+def test_every_folder_of_the_packages_is_in_the_readmes_tree(tree, committed):
+    folders = {p.parent for p in committed if p.parts[0] in PACKAGES and p.suffix == ".py"}
+    public = {folder for folder in folders if not folder.name.startswith("_")}
+    assert len(public) > 12
+    missing = sorted(str(folder) for folder in public - set(named_paths(tree)))
     assert not missing
+
+
+def test_every_experiment_is_in_the_readmes_tree(tree, committed):
+    experiments = {PurePosixPath(*p.parts[:2]) for p in committed if p.parts[0] == "experiments" and len(p.parts) > 2}
+    assert len(experiments) > 2
+    assert experiments <= set(named_paths(tree))

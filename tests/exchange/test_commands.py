@@ -19,6 +19,7 @@ from huggingface_hub import ModelCard
 
 from tests.exchange.conftest import random_vector, sidecar
 from tests.fit.conftest import write_trait
+from tests.hardening.nursery import run_command
 from traitlens import projection
 from utils.errors import UserError
 from utils.experiment import Experiment
@@ -172,8 +173,7 @@ def test_the_first_commands_of_the_guide_work_one_after_the_other(tmp_path):
     write_summary(trait, [SummaryRow(method="probe", layer=10)])
     block = re.search(r"```bash\n(.*?)```", (ROOT / "docs" / "exporting.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     for line in block.splitlines():
-        command = [sys.executable, *shlex.split(line)[1:]]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = run_command(*shlex.split(line)[1:], folder=tmp_path)
         assert done.returncode == 0, done.stderr
     arrived = Experiment(tmp_path / "experiments", "other_exp").trait("refusal").vectors_dir / path.name
     assert arrived.read_bytes() == path.read_bytes()

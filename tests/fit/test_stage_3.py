@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from extraction.monitoring.vectors import choose_vectors
 from safetensors.torch import load_file, save_file
 
 from tests.fit.conftest import DEFINITION, HIDDEN, N_LAYERS, write_trait
+from tests.hardening.nursery import run_command
 from traitlens import METHODS, Calibration, GradientMethod, projection
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.experiment import Experiment
@@ -47,11 +47,7 @@ def written(folder):
 
 
 def command(lab, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), "--experiment", lab.name, *arguments],
-        cwd=lab.experiments_dir.parent, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return run_command(SCRIPT, "--experiment", lab.name, *arguments, folder=lab.experiments_dir.parent, **environment)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.conftest import small_model
-from tests.hardening.nursery import Nursery
+from tests.hardening.nursery import shared_nursery
 from tests.tiny_tokenizer import tiny_tokenizer
 from utils.experiment import Experiment
 
@@ -73,8 +73,8 @@ def finished_place():
     """
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     lab, model = make_lab(folder), make_model(folder / "model")
-    nursery = Nursery(folder)
-    atexit.register(lambda: (nursery.close(), shutil.rmtree(folder)))
+    nursery = shared_nursery()
+    atexit.register(shutil.rmtree, folder)
     for stage in (1, 2, 3):
         ended = nursery.run(stage, *arguments(stage, lab, model))
         assert ended.status == 0, ended.said

@@ -3,12 +3,11 @@
 import base64
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.hardening.nursery import run_command
 from tests.judging.servers import Reply, completion, error, scripted
 
 ROOT = Path(__file__).parents[2]
@@ -44,14 +43,12 @@ def test_no_file_and_no_line_of_a_whole_run_shows_a_key(fault, tmp_path):
         scripted(lambda b, n: answer() if n > 1 else completion("70")) as judge,
     ):
         command = [
-            sys.executable, str(ROOT / "extraction" / "1_generate_responses.py"), "--experiment", "lab", "--trait", "calm",
+            str(ROOT / "extraction" / "1_generate_responses.py"), "--experiment", "lab", "--trait", "calm",
             "--gen_model", "served", "--gen_base_url", generator.url.replace("://", f"://me:{CANARY}@"),
             "--judge_model", "served", "--judge_base_url", judge.url,
         ]  # fmt: skip
-        kept = {k: v for k, v in os.environ.items() if not k.lower().endswith(("_proxy", "_key", "_token"))}
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**kept, "PYTHONPATH": str(ROOT)}
-        )
+        removed = {name: None for name in os.environ if name.lower().endswith(("_proxy", "_key", "_token"))}
+        done = run_command(*command, folder=tmp_path, **removed)
         sent = [headers["authorization"] for asked in (generator, judge) for headers in asked.headers]
     secret.unlink()
     assert generator.requests, done.stderr

@@ -11,7 +11,7 @@ import signal
 import pytest
 
 from tests.hardening.faulty_lab import arguments, files, make_lab, make_model
-from tests.hardening.nursery import Nursery
+from tests.hardening.nursery import shared_nursery
 
 KILLS = int(os.environ.get("KILLS", "2"))
 KILLS_BEFORE_AN_END = 4
@@ -23,7 +23,7 @@ def whole(tmp_path_factory):
     """A nursery, the flags of each stage, the trait, what uninterrupted runs wrote, and their seconds."""
     folder = tmp_path_factory.mktemp("kills")
     lab, model = make_lab(folder), make_model(folder / "model")
-    nursery = Nursery(folder)
+    nursery = shared_nursery()
     seconds = {}
     for stage in PARTS:
         nursery.run(stage, *arguments(stage, lab, model)[:5], "nonsense")  # the first fork pays for lazy imports
@@ -31,8 +31,7 @@ def whole(tmp_path_factory):
         assert ended.status == 0, ended.said
         seconds[stage] = ended.seconds
     trait = lab.trait("alpha")
-    yield nursery, {stage: arguments(stage, lab, model) for stage in PARTS}, trait, files(trait.root), seconds
-    nursery.close()
+    return nursery, {stage: arguments(stage, lab, model) for stage in PARTS}, trait, files(trait.root), seconds
 
 
 @pytest.mark.parametrize("send", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)

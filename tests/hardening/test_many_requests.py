@@ -79,6 +79,7 @@ def by_gather():
     return asyncio.run(all_at_once())
 
 
+@pytest.mark.alone
 def test_the_cost_of_a_verdict_does_not_grow_with_their_number():
     plain = min(seconds(by_gather) for _ in range(3))
     ours = min(seconds(by_verdicts) for _ in range(3))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import small_model
+from tests.hardening.nursery import run_command
 from tests.tiny_tokenizer import tiny_tokenizer
 from utils.experiment import Experiment
 
@@ -40,21 +41,18 @@ def lab(tmp_path):
     return experiment
 
 
-def script(name, *arguments, lab, launcher=(), check=True, **options):
-    """Run a numbered command as a user would, from the folder above ``experiments``."""
-    command = [
-        sys.executable,
-        *launcher,
-        str(ROOT / "extraction" / name),
-        "--experiment",
-        lab.name,
-        *map(str, arguments),
-    ]
+def script(name, *arguments, lab, launcher=(), check=True):
+    """Run a numbered command as a user would, from the folder above ``experiments``; a launcher starts new processes."""
+    command = [*launcher, ROOT / "extraction" / name, "--experiment", lab.name, *arguments]
+    start = _start if launcher else run_command
+    result = start(*command, folder=lab.experiments_dir.parent)
+    assert not check or result.returncode == 0, result.stderr
+    return result
+
+
+def _start(*arguments, folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         environment.pop(key, None)
-    result = subprocess.run(
-        command, cwd=lab.experiments_dir.parent, env=environment, capture_output=True, text=True, check=False, **options
-    )
-    assert not check or result.returncode == 0, result.stderr
-    return result
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -7,6 +7,7 @@ from extraction.capture.checks import check_loaded
 from extraction.check_model import check_model
 
 from tests.conftest import ARCHITECTURES, small_model
+from tests.hardening.nursery import run_command
 from tests.tiny_tokenizer import CHAT, tiny_tokenizer
 from utils.errors import UserError
 from utils.models import LoadedModel
@@ -77,12 +78,12 @@ def test_hidden_states_that_are_not_what_the_blocks_pass_on_are_found_out():
     assert "hook equals hidden_states[L]" in _failing(LoadedModel(model, tiny_tokenizer(), "odd", "odd", None))
 
 
-def test_the_command_prints_a_line_per_check_and_ends_with_its_status(tiny_model_folder):
+def test_the_command_prints_a_line_per_check_and_ends_with_its_status(tiny_model_folder, tmp_path):
     command = [sys.executable, "-m", "extraction.check_model", "--device", "cpu", "--model"]
     good = subprocess.run([*command, tiny_model_folder], capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stderr
     assert good.stderr.count("ok  ") == 7
-    missing = subprocess.run([*command, tiny_model_folder / "none"], capture_output=True, text=True, check=False)
+    missing = run_command(*command[1:], tiny_model_folder / "none", folder=tmp_path)
     assert missing.returncode == 1
     assert missing.stderr.startswith("error: cannot load the model")
     assert missing.stderr.count("\n") == 1

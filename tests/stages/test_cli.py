@@ -193,6 +193,7 @@ def test_other_traits_go_on_after_one_failed_and_the_failure_is_named():
     assert done == [0, 2, 0]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("script", sorted((ROOT / "extraction").glob("[0-9]_*.py")), ids=lambda p: p.name)
 def test_help_answers_in_under_a_second_and_names_every_flag(script):
     began = time.perf_counter()

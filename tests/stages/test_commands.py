@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -11,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.hardening.faulty_lab import files
+from tests.hardening.nursery import run_command
 from tests.stages.conftest import ROOT, script
 from utils.formats.activation_files import read_activations
 from utils.formats.response_files import read_responses_metadata
@@ -90,7 +89,14 @@ def test_two_processes_write_what_one_writes(lab, generate, tiny_model_folder):
         for name, tensors in single.items():
             both = load_file(lab.trait("alpha").activations_dir / name)
             torch.testing.assert_close(both["activations"], tensors["activations"], atol=1e-3, rtol=1e-3)
-    refused = script(STAGE_2, "--trait", "alpha", "--device", "auto", lab=lab, launcher=launcher, check=False)
+
+
+def test_a_model_spread_over_all_gpus_takes_one_process(lab, generate):
+    generate("--trait", "alpha")
+    flags = ["--experiment", lab.name, "--experiments_dir", lab.experiments_dir, "--device", "auto"]
+    as_launched = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    refused = run_command(ROOT / "extraction" / STAGE_2, *flags, folder=lab.experiments_dir, **as_launched)
+    assert refused.returncode == 1
     assert "--device auto spreads one model over all GPUs and takes one process" in refused.stderr
 
 
@@ -133,12 +139,11 @@ def test_neutral_tokens_are_states_at_single_tokens_spread_over_all_neutral_resp
     assert read_activations(lab.trait("alpha")).neutral_tokens(3).shape == (5, 32)
 
 
-def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, tiny_model_folder):
+def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, tiny_model_folder, tmp_path):
     generate("--trait", "alpha")
-    result = subprocess.run(
-        [sys.executable, ROOT / "extraction" / STAGE_2, "--experiment", "other", "--responses_from", "exp", "--model",
-         tiny_model_folder, "--layers", "0,4", "--device", "cpu", "--experiments_dir", lab.experiments_dir],
-        capture_output=True, text=True, check=False,
+    result = run_command(
+        ROOT / "extraction" / STAGE_2, "--experiment", "other", "--responses_from", "exp", "--model", tiny_model_folder,
+        "--layers", "0,4", "--device", "cpu", "--experiments_dir", lab.experiments_dir, folder=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     folder = type(lab)(lab.experiments_dir, "other").trait("alpha")
@@ -163,11 +168,10 @@ def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, t
         (["--device", "warp"], "device 'warp'"),
     ],
 )
-def test_stage_1_refuses_in_one_line_and_writes_nothing(arguments, said, lab, tiny_model_folder, monkeypatch):
+def test_stage_1_refuses_in_one_line_and_writes_nothing(arguments, said, lab, tiny_model_folder):
     before = files(lab.root)
     given = dict(zip(["--gen_model", "--judge_model"], [str(tiny_model_folder), "none"], strict=True))
     given.update(dict(zip(arguments[::2], arguments[1::2], strict=True)))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused = script(STAGE_1, *[x for pair in given.items() for x in pair], lab=lab, check=False)
     assert refused.returncode == 1
     assert said in refused.stderr.splitlines()[-1]

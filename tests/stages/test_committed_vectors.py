@@ -1,13 +1,12 @@
 """The committed vectors of the embedded model are what their command makes."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.hardening.nursery import run_command
 from traitlens import cosine_similarity
 from utils.experiment import Experiment
 from utils.formats.vector_files import (
@@ -81,8 +80,7 @@ def test_the_commands_make_the_committed_vectors_again(tmp_path, embedded):
         ["2_extract_activations.py", "--responses_from", "starter", "--device", "cpu"],
         ["3_extract_vectors.py", "--methods", "mean_diff,probe"],
     ):
-        command = [sys.executable, ROOT / "extraction" / script, *shared, *flags]
-        subprocess.run(command, check=True, capture_output=True)
+        run_command(ROOT / "extraction" / script, *shared, *flags, folder=tmp_path).check_returncode()
     again = Experiment(tmp_path, "smollm2_135m").trait(trait)
     assert available_vectors(again) == [("mean_diff", layer), ("probe", layer)]
     for method, _ in available_vectors(again):

@@ -7,6 +7,8 @@ import pytest
 
 from .conftest import Open
 
+pytestmark = pytest.mark.alone
+
 # shared machines are slow and noisy: the limits hold on an idle laptop, and this factor keeps the test from crying wolf elsewhere
 SLACK = float(os.environ.get("VIEWER_SPEED_SLACK", "2"))
 
