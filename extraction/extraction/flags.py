@@ -21,7 +21,11 @@ def normalised(arguments: Sequence[str], parameters: Mapping[str, Parameter]) ->
     flags: dict[str, str] = {}
     rest = list(arguments)
     while rest:
-        written, equals, value = rest.pop(0).partition("=")
+        argument = rest.pop(0)
+        # A value that stands apart from its flag may be a path of other bytes.
+        if argument.encode("utf-8", "replace").decode() != argument:
+            raise UserError(f"an argument is not text in UTF-8: {argument!r}")
+        written, equals, value = argument.partition("=")
         if not written.startswith("-") or written == "-":
             raise UserError(
                 f"unexpected argument {written + equals + value!r}: every value needs its flag (see --help)"
@@ -35,8 +39,6 @@ def normalised(arguments: Sequence[str], parameters: Mapping[str, Parameter]) ->
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"--{name} needs a value (one that begins with -- is written --{name}=VALUE)")
             value = rest.pop(0)
-        if not value.isprintable() and value.encode("utf-8", "replace").decode() != value:
-            raise UserError(f"--{name} is not text in UTF-8: {value!r}")
         flags[name] = value
     for name, parameter in parameters.items():
         if parameter.default is Parameter.empty and name not in flags:
