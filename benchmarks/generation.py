@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.generate.responses import GenerationSettings, plan
+from extraction.generate.plan import GenerationSettings, plan
 
 from benchmarks.capture import report, timed
 from utils.experiment import Experiment
@@ -43,7 +43,7 @@ def benchmark(
     torch.set_num_threads(threads)
     loaded = load_model(model)
     definition = Experiment(ROOT / "experiments", "starter").trait("refusal").read_definition()
-    asks = plan(definition, GenerationSettings(Sampling()))[:: max(1, 220 // n)][:n]
+    asks = plan(definition, GenerationSettings())[:: max(1, 220 // n)][:n]
     prompts = [
         encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, a.question, a.instruction)) for a in asks
     ]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import DamagedFileError, DefinitionError, MissingInputError, UserError
-from utils.formats.files import locked, read_json, read_jsonl, remove_leftovers, sha256_of_texts, write_json
+from utils.formats.files import locked, read_json, remove_leftovers, sha256_of_texts, write_json
+from utils.formats.journal import Journal
 from utils.formats.response_csv import read_responses_csv, write_responses_csv
 from utils.records import InstructionPair, Polarity, Response, TraitDefinition
 from utils.remedies import definition_remedy, stage_command
@@ -69,18 +70,15 @@ class TraitFolder:
         """CSV of one side's responses."""
         return self.root / "responses" / f"{polarity}.csv"
 
-    def journal_path(self, name: str) -> Path:
-        """A journal of unfinished work on the responses, removed when the work is done."""
-        return self.root / "responses" / f"{name}.partial.jsonl"
-
-    def journal_paths(self, name: str) -> list[Path]:
-        """All journals called ``name`` or ``name.<process>``."""
-        return sorted((self.root / "responses").glob(f"{name}*.partial.jsonl"))
+    @property
+    def generation_journal(self) -> Journal:
+        """Responses that are not all there yet; what it was begun with stays until they are."""
+        return Journal(self.root / "responses", "generated")
 
     @property
-    def generation_header_path(self) -> Path:
-        """What a generation was begun with; the file is there until all its responses are."""
-        return self.journal_path("generated.settings")
+    def scores_journal(self) -> Journal:
+        """Scores of responses that are not all judged yet."""
+        return Journal(self.root / "responses", "scores")
 
     def command(self, stage: int) -> str:
         """The command line that makes this trait's files at a stage, for error messages."""
@@ -130,15 +128,15 @@ class TraitFolder:
 
         Its metadata are written first, and the journal goes last.
         """
-        begun = read_jsonl(self.journal_path("generated.settings"))
-        if begun and self.read_responses_metadata().get("generation") == begun[0]:
+        begun = self.generation_journal.settings()
+        if begun is not None and self.read_responses_metadata().get("generation") == begun:
             place, command = self.root / "responses", self.command(1)
             raise UserError(f"{place}: the run that was writing these responses did not finish. {command}")
 
     @property
     def _responses_remedy(self) -> str:
         """How to make the responses again: stage 1 takes those that its metadata vouch for as finished."""
-        finished = self.responses_metadata_path.is_file() and not self.generation_header_path.is_file()
+        finished = self.responses_metadata_path.is_file() and not self.generation_journal.settings_path.is_file()
         return self.command(1) + (" --overwrite" if finished else "")
 
     def write_responses_metadata(self, metadata: dict[str, Any]) -> None:

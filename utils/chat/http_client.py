@@ -16,10 +16,6 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _MOST_BYTES = 8 * 2**20  # a chat completion has some thousand; a page or a broken server may have any number
 
 
-def _never(_status: int, _text: str) -> bool:
-    return False
-
-
 class _BoundedClient:
     """Stands before a client class of httpx and replaces how it sends.
 
@@ -87,7 +83,7 @@ class _BoundedClient:
         return response
 
 
-def bounded_client(sdk_client: type, seconds: float, is_final: Callable[[int, str], bool] = _never) -> Any:
+def bounded_client(sdk_client: type, seconds: float, is_final: Callable[[int, str], bool]) -> Any:
     """An HTTP client for an SDK, whose requests fail after ``seconds`` as a time-out does and read some megabytes.
 
     Args:

@@ -83,7 +83,7 @@ def run_causal_check(
     check_output(path)
     loaded = load_model_for(vector, model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     check_model(reader, loaded)
-    judge = resolve_judge(settings.judge, loaded)
+    judge = resolve_judge(settings.judge, lambda: loaded)
     picks = spread_evenly(len(definition.questions), settings.n_prompts)
     questions = [definition.questions[i] for i in picks]
     bench = Bench(loaded, vector, reader, questions, definition.eval_prompt, judge, settings.sampling, settings.seed)
