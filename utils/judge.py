@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from utils.config import get_credential
 from utils.errors import UserError
@@ -11,9 +11,6 @@ from utils.judges.anthropic import AnthropicJudge
 from utils.judges.api import JudgeError
 from utils.judges.openai import OpenAiJudge
 from utils.judges.reading import Judgement, fill_template
-
-if TYPE_CHECKING:
-    from utils.models.load import LoadedModel
 
 __all__ = [
     "AnthropicJudge",
@@ -24,7 +21,6 @@ __all__ = [
     "choose_judge",
     "fill_template",
     "make_api_judge",
-    "make_local_judge",
 ]
 
 # gpt-5-mini, which the documentation shows, has an announced end; this is its successor.
@@ -75,10 +71,3 @@ def make_api_judge(model: str, base_url: str | None, concurrency: int, samples: 
     """A judge of whole prompts: ``claude-*`` at Anthropic, any other at OpenAI or at ``base_url``."""
     kind = AnthropicJudge if model.startswith("claude-") and base_url is None else OpenAiJudge
     return kind(model, _NO_TEMPLATE, base_url=base_url, concurrency=concurrency, samples=samples)
-
-
-def make_local_judge(loaded: LoadedModel) -> Judge:
-    """A judge that reads the probabilities of a loaded model."""
-    from utils.judges.local import LocalJudge
-
-    return LocalJudge(loaded.model, loaded.tokenizer, loaded.name)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from utils.chat.client import ChatClient, Reply, UnreadableAnswerError, at, is_useless_to_repeat, parse_answer
-from utils.chat.http_client import bounded_client
+from utils.chat.client import ChatClient, Reply, UnreadableAnswerError, at, parse_answer
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -17,13 +16,7 @@ class AnthropicClient(ChatClient["AsyncAnthropic"]):
     def _make_sdk(self) -> AsyncAnthropic:
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
-        return AsyncAnthropic(
-            api_key=self.server.key or "none",
-            base_url=self.server.url,
-            max_retries=self._limits.max_retries,
-            timeout=self._limits.timeout,
-            http_client=bounded_client(DefaultAsyncHttpxClient, self._limits.timeout, is_useless_to_repeat),
-        )
+        return self._connected(AsyncAnthropic, DefaultAsyncHttpxClient)
 
     async def ask(self, prompt: str, limit: int) -> Reply:
         """The answer to ``prompt`` in at most ``limit`` tokens.

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from utils.chat.http_client import bounded_client
 from utils.config import keys_in, without_keys
 
 if TYPE_CHECKING:
@@ -150,6 +151,16 @@ class ChatClient(ABC, Generic[Sdk]):
     @abstractmethod
     def _make_sdk(self) -> Sdk:
         """The client of the server's library."""
+
+    def _connected(self, sdk: Callable[..., Sdk], http_client: type) -> Sdk:
+        """An ``sdk`` for this server, whose requests go through a bounded ``http_client``."""
+        return sdk(
+            api_key=self.server.key or "none",
+            base_url=self.server.url,
+            max_retries=self._limits.max_retries,
+            timeout=self._limits.timeout,
+            http_client=bounded_client(http_client, self._limits.timeout, is_useless_to_repeat),
+        )
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -16,10 +16,8 @@ from utils.chat.client import (
     Token,
     UnreadableAnswerError,
     at,
-    is_useless_to_repeat,
     parse_answer,
 )
-from utils.chat.http_client import bounded_client
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -52,13 +50,7 @@ class OpenAiClient(ChatClient["AsyncOpenAI"]):
     def _make_sdk(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        return AsyncOpenAI(
-            api_key=self.server.key or "none",
-            base_url=self.server.url,
-            max_retries=self._limits.max_retries,
-            timeout=self._limits.timeout,
-            http_client=bounded_client(DefaultAsyncHttpxClient, self._limits.timeout, is_useless_to_repeat),
-        )
+        return self._connected(AsyncOpenAI, DefaultAsyncHttpxClient)
 
     async def ask(
         self,
@@ -82,16 +74,24 @@ class OpenAiClient(ChatClient["AsyncOpenAI"]):
             NoLogProbabilitiesError: ``logprobs`` are not to be had.
             ChatError: the request failed, after those tries that may help.
         """
+        from openai import APIError
+
+        create = self._session_here().sdk.chat.completions.with_raw_response.create
         while True:
             if logprobs and not self.gives_logprobs:
                 raise NoLogProbabilitiesError
             sent = {**needed, **self._allowed(wished, limit, logprobs)}
             try:
-                answer = await self._send(messages, sent)
-            except ChatError as error:
-                if not self._learn(error, sent, needed):
-                    raise
+                response = await create(model=self.model, messages=messages, **sent)  # type: ignore[call-overload]
+            except APIError as error:
+                explained = self._explained(error)
+                if not self._learn(explained, sent, needed):
+                    raise explained from error
             else:
+                answer = parse_answer(response.http_response.content)
+                if at(answer, "choices", 0) is None:  # a server may answer 200 with anything
+                    raise UnreadableAnswerError
+                self._count(answer, "prompt_tokens", "completion_tokens")
                 return _reply(answer, logprobs)
 
     def learn_no_logprobs(self, why: str) -> None:
@@ -99,20 +99,6 @@ class OpenAiClient(ChatClient["AsyncOpenAI"]):
         if self.gives_logprobs:
             logger.info("%s gives no log-probabilities (%s): reading the number it states", self.model, why)
         self.gives_logprobs = False
-
-    async def _send(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, object]) -> object:
-        from openai import APIError
-
-        create = self._session_here().sdk.chat.completions.with_raw_response.create
-        try:
-            response = await create(model=self.model, messages=messages, **options)  # type: ignore[call-overload]
-        except APIError as error:
-            raise self._explained(error) from error
-        answer = parse_answer(response.http_response.content)
-        if at(answer, "choices", 0) is None:  # a server may answer 200 with anything
-            raise UnreadableAnswerError
-        self._count(answer, "prompt_tokens", "completion_tokens")
-        return answer
 
     def _allowed(self, wished: Mapping[str, object], limit: int | None, logprobs: bool) -> dict[str, object]:
         sent = {key: value for key, value in wished.items() if key not in self.refused}

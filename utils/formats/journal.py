@@ -36,17 +36,17 @@ class Journal:
         begun = read_jsonl(self.settings_path)
         return begun[0] if begun else None
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
+    def begin(self, settings: Mapping[str, object]) -> None:
         """Forget what there is, and begin a run with ``settings``."""
         self.clear()
         append_jsonl(self.settings_path, [settings])
 
-    def is_of(self, settings: Mapping[str, Any]) -> bool:
+    def is_of(self, settings: Mapping[str, object]) -> bool:
         """Whether an unfinished run was begun with just these settings."""
         asked: dict[str, Any] = json.loads(json.dumps(settings))  # tuples are lists when they are read back
         return self.settings() == asked
 
-    def add(self, pieces: Iterable[Mapping[str, Any]], rank: int = 0) -> None:
+    def add(self, pieces: Iterable[Mapping[str, object]], rank: int = 0) -> None:
         """Note finished pieces of process ``rank``; they are on disk on return."""
         append_jsonl(self.folder / f"{self.name}.{rank}.partial.jsonl", pieces)
 

@@ -166,33 +166,27 @@ class ApiJudge(ABC, Generic[Client]):
         return Judgement.unscored(str(error))
 
     def _raise_if_all_would_fail(self, error: ChatError) -> None:
-        server, model, status, said = self.client.server, self.model, error.status, error.said
+        where, model, status, said = self.client.server.where, self.model, error.status, error.said
         remedy = "or use another --judge_model, for example local"
         if error.no_quota:
-            raise JudgeError(
-                f"the account at {server.where} has no quota left ({status}). Add credit, {remedy}"
-            ) from error
+            raise JudgeError(f"the account at {where} has no quota left ({status}). Add credit, {remedy}")
         if status == 401:
-            raise JudgeError(
-                f"{server.where} refused the key (401). Set {server.key_name} in .env, {remedy}"
-            ) from error
+            raise JudgeError(f"{where} refused the key (401). Set {self.client.server.key_name} in .env, {remedy}")
         if status == 403:
-            raise JudgeError(
-                f"{server.where} does not allow {model} (403: {said}). Check the account, {remedy}"
-            ) from error
+            raise JudgeError(f"{where} does not allow {model} (403: {said}). Check the account, {remedy}")
         if status == 404:
-            raise JudgeError(f"{server.where} has no model {model!r} (404). Check the name, {remedy}") from error
+            raise JudgeError(f"{where} has no model {model!r} (404). Check the name, {remedy}")
         if not self.client.works and isinstance(error, NoConnectionError):
             raise JudgeError(
-                f"cannot reach the judge at {server.where} ({said}). Check that the server runs, and --judge_base_url"
-            ) from error
+                f"cannot reach the judge at {where} ({said}). Check that the server runs, and --judge_base_url"
+            )
         if not self.client.works and error.is_about_the_request:
             raise JudgeError(
-                f"{server.where} rejected the request to {model} ({status}: {said}). "
+                f"{where} rejected the request to {model} ({status}: {said}). "
                 f"Check --judge_model and --judge_base_url, {remedy}"
-            ) from error
+            )
         if self._failures_in_a_row >= _GIVE_UP_AFTER:
             raise JudgeError(
-                f"the judge {model} at {server.where} failed {self._failures_in_a_row} times in a row, last: {error}. "
+                f"the judge {model} at {where} failed {self._failures_in_a_row} times in a row, last: {error}. "
                 "Scores made so far are kept: run with --judge_only later, or with another --judge_model"
-            ) from error
+            )

@@ -42,8 +42,9 @@ class OpenAiJudge(ApiJudge[OpenAiClient]):
         """The expected score over log-probabilities where the server gives them, else the score stated in words."""
         digits_apart = self.eval_type == "0_100" and self._splits_numbers
         if self.eval_type != "binary_text" and self.client.gives_logprobs and not digits_apart:
+            messages, wished = [{"role": "user", "content": prompt}], self._wishes(logprobs=True)
             try:
-                reply = await self._ask_with(prompt, _FEW_TOKENS, logprobs=True)
+                reply = await self.client.ask(messages, wished=wished, limit=_FEW_TOKENS, logprobs=True)
             except NoLogProbabilitiesError:
                 return await super()._grade(prompt)
             judgement = self._by_logprobs(reply)
@@ -77,20 +78,22 @@ class OpenAiJudge(ApiJudge[OpenAiClient]):
 
     async def _ask(self, prompt: str) -> Reply:
         """The answer in words, asked for again with room for reasoning where it was cut within that."""
-        reply = await self._ask_with(prompt, _MANY_TOKENS if self._reasons else _SOME_TOKENS)
+        messages, wished = [{"role": "user", "content": prompt}], self._wishes(logprobs=False)
+        limit = _MANY_TOKENS if self._reasons else _SOME_TOKENS
+        reply = await self.client.ask(messages, wished=wished, limit=limit)
         if not self._reasons and not reply.is_finished and _is_only_reasoning(reply.text or ""):
             self._reasons = True
-            reply = await self._ask_with(prompt, _MANY_TOKENS)
+            reply = await self.client.ask(messages, wished=wished, limit=_MANY_TOKENS)
         return reply
 
-    async def _ask_with(self, prompt: str, limit: int, *, logprobs: bool = False) -> Reply:
-        wished: dict[str, object] = {"temperature": 0} if logprobs or self.samples == 1 else {}
+    def _wishes(self, *, logprobs: bool) -> dict[str, object]:
+        """Options that make a good answer likelier, where the server takes them."""
+        wishes: dict[str, object] = {"temperature": 0} if logprobs or self.samples == 1 else {}
         if not logprobs and self.eval_type in ("0_100", "0_10"):
-            wished["response_format"] = _score_schema(highest_score(self.eval_type))
+            wishes["response_format"] = _score_schema(highest_score(self.eval_type))
         if _REASONING_MODEL.match(self.model):
-            wished["reasoning_effort"] = "low"
-        messages = [{"role": "user", "content": prompt}]
-        return await self.client.ask(messages, wished=wished, limit=limit, logprobs=logprobs)
+            wishes["reasoning_effort"] = "low"
+        return wishes
 
 
 def _judgement(score: float | None, method: str, reason: str) -> Judgement:

@@ -23,11 +23,14 @@ class LocalModel:
 
     def __init__(self, name: str, load: Callable[[str], LoadedModel]) -> None:
         self.known = {"model": name}
-        self._load = functools.cache(load)
+        self._load = load
+        self._loaded: LoadedModel | None = None
 
     def load(self) -> LoadedModel:
         """The model."""
-        return self._load(self.known["model"])
+        if self._loaded is None:
+            self._loaded = self._load(self.known["model"])
+        return self._loaded
 
     @property
     def source(self) -> dict[str, str | None]:

@@ -6,15 +6,14 @@ import contextlib
 import functools
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from extraction.cli import check_range, for_each_trait, progress_bar, trait_names
 from extraction.distributed import Process, this_process
 from extraction.generate.local_model import LocalModel
-from extraction.generate.plan import Ask, GenerationSettings, fingerprint, plan
+from extraction.generate.plan import GenerationSettings, fingerprint, plan
 from extraction.generate.responses import begin, check_settings, finished_responses, note_finished, write_responses
 from extraction.generate.served_model import ServedModel
 from extraction.judging.scoring import JudgeSettings, judge_trait, resolve_judge
@@ -52,30 +51,6 @@ class Stage1Settings:
         check_range("gen_concurrency", self.gen_concurrency, 1)
 
 
-class Generator(Protocol):
-    """What answers the questions: a model in this process, or one behind a server."""
-
-    @property
-    def known(self) -> Mapping[str, object]:
-        """As much of ``source`` as is known before the model is loaded."""
-
-    @property
-    def source(self) -> Mapping[str, object]:
-        """Where responses come from, as far as it decides their text."""
-
-    def load(self) -> object:
-        """Load the model, if it is not."""
-
-    def generate(
-        self,
-        definition: TraitDefinition,
-        settings: GenerationSettings,
-        process: Process,
-        finished: Collection[tuple[Polarity, int]],
-    ) -> Iterator[list[tuple[Ask, Response]]]:
-        """This process's share of the responses whose side and row are not ``finished``, as they are made."""
-
-
 def run(settings: Stage1Settings) -> None:
     """Generate and judge the responses of the chosen traits.
 
@@ -93,7 +68,7 @@ def run(settings: Stage1Settings) -> None:
         load_model, device=process.device, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
     )
     local = LocalModel(model_name, functools.partial(load, revision=settings.revision))
-    generator: Generator = local
+    generator: LocalModel | ServedModel = local
     if settings.gen_base_url:
         generator = ServedModel(settings.gen_base_url, model_name, settings.gen_concurrency)
     if not (settings.judge_only or settings.overwrite):
@@ -133,7 +108,7 @@ def _refuse_other_settings(folders: Sequence[TraitFolder], known: Sequence[Mappi
 def _generate(
     folder: TraitFolder,
     definition: TraitDefinition,
-    generator: Generator,
+    generator: LocalModel | ServedModel,
     settings: Stage1Settings,
     process: Process,
 ) -> None:

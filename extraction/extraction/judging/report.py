@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from statistics import fmean
 
+from utils.errors import DamagedFileError
+from utils.experiment import TraitFolder
 from utils.records import Polarity, Response
 
 LOW_AUROC = 0.6
@@ -85,6 +87,19 @@ class JudgeReport:
         if self.name in (None, name):
             return earlier
         return [*earlier, EarlierJudge(self.name, self.auroc, self.contrast, self.mean_pos, self.mean_neg)]
+
+
+def read_report(folder: TraitFolder) -> JudgeReport:
+    """The report on the judge of a trait's responses; empty where nothing is recorded.
+
+    Raises:
+        DamagedFileError: something else stands in its place.
+    """
+    recorded = folder.read_responses_metadata().get("judge") or {}
+    try:
+        return JudgeReport.from_json(recorded)
+    except TypeError as error:
+        raise DamagedFileError(folder.responses_metadata_path, str(error), folder.command(1)) from error
 
 
 def _known_fields(kind: type, value: object) -> dict[str, object]:

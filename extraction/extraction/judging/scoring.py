@@ -7,15 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from extraction.cli import check_range
-from extraction.judging.report import JudgeReport, report_on
-from utils.errors import DamagedFileError, UserError
+from extraction.judging.report import JudgeReport, read_report, report_on
+from utils.errors import UserError
 from utils.experiment import TraitFolder
 from utils.formats.files import sha256_of_texts
-from utils.judge import Judge, Judgement, choose_judge, fill_template, make_api_judge, make_local_judge
+from utils.judge import Judge, Judgement, choose_judge, fill_template, make_api_judge
 from utils.models.load import LoadedModel, load_model
 from utils.records import DEFAULT_THRESHOLD, POLARITIES, Polarity, Response, TraitDefinition
+
+if TYPE_CHECKING:
+    from utils.judges.local import LocalJudge
 
 logger = logging.getLogger(__name__)
 
@@ -67,18 +71,28 @@ def resolve_judge(
         logger.info("judge: none; responses stay unscored")
         return None
     judge: Judge
-    if name.startswith("local:"):
-        judge = make_local_judge(load(name.removeprefix("local:")))
-    elif name != "local":
+    if name == "local" or name.startswith("local:"):
+        judge = _local_judge(name, generation, load)
+    else:
         judge = make_api_judge(name, settings.judge_base_url, settings.judge_concurrency, settings.judge_samples)
         judge.check()
-    elif generation is None:
-        raise UserError("--judge_model local means the generation model and there is none here: use local:MODEL")
-    else:
-        judge = make_local_judge(generation())
     chosen = "" if settings.judge_model else " (the first at hand; choose with --judge_model)"
     logger.info("judge: %s%s", judge.name, chosen)
     return judge
+
+
+def _local_judge(
+    name: str, generation: Callable[[], LoadedModel] | None, load: Callable[[str], LoadedModel]
+) -> LocalJudge:
+    from utils.judges.local import LocalJudge
+
+    if name != "local":
+        loaded = load(name.removeprefix("local:"))
+    elif generation is not None:
+        loaded = generation()
+    else:
+        raise UserError("--judge_model local means the generation model and there is none here: use local:MODEL")
+    return LocalJudge(loaded.model, loaded.tokenizer, loaded.name)
 
 
 def judge_trait(
@@ -95,10 +109,7 @@ def judge_trait(
         UserError: the judge stopped working; scores made until then are in the journal.
     """
     metadata = folder.read_responses_metadata()
-    try:
-        report = JudgeReport.from_json(metadata.get("judge") or {})
-    except TypeError as error:
-        raise DamagedFileError(folder.responses_metadata_path, str(error), folder.command(1)) from error
+    report = read_report(folder)
     judged = metadata.get("judge") or report.to_json()
     if judge is not None:
         report = _score_all(folder, definition, judge, settings, report)
