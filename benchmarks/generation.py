@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.generate.responses import GenerationSettings, plan
+from extraction.generate.plan import GenerationSettings, plan
 
 from benchmarks.capture import report, timed
 from utils.definition import read_definition
@@ -44,7 +44,7 @@ def benchmark(
     torch.set_num_threads(threads)
     loaded = load_model(model)
     definition = read_definition(Experiment(ROOT / "experiments", "starter").trait("refusal"))
-    asks = plan(definition, GenerationSettings(Sampling()))[:: max(1, 220 // n)][:n]
+    asks = plan(definition, GenerationSettings())[:: max(1, 220 // n)][:n]
     prompts = [
         encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, a.question, a.instruction)) for a in asks
     ]

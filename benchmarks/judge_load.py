@@ -45,15 +45,14 @@ def benchmark(responses: int = 5000, concurrency: int = 1000, seed: int = 0) -> 
     """
     from extraction.judging.scoring import JudgeSettings, judge_trait
 
-    from utils.judges.endpoint import ApiJudge
-    from utils.judges.openai import OpenAiEndpoint
+    from utils.judge import OpenAiJudge
 
     importlib.import_module("traitlens.validation.evaluation")  # what judging imports at its end would look like growth
     allow_open_files()
     with tempfile.TemporaryDirectory() as folder, serving(seed) as (url, seen), memory_samples() as samples:
         trait, definition = make_trait(Path(folder), responses)
-        judge = ApiJudge(
-            OpenAiEndpoint("flaky", base_url=url, api_key="none", concurrency=concurrency, timeout=TIMEOUT)
+        judge = OpenAiJudge(
+            "flaky", "{question}{answer}", base_url=url, api_key="none", concurrency=concurrency, timeout=TIMEOUT
         )
         with contextlib.closing(judge):
             judge.check()
@@ -66,7 +65,7 @@ def benchmark(responses: int = 5000, concurrency: int = 1000, seed: int = 0) -> 
     unscored = sum(row.trait_score is None for row in rows)
     sys.stdout.write(
         f"{responses} responses, {concurrency} requests at once (the server saw {busiest}): {right} right scores, "
-        f"{unscored} unscored {report['reasons'] or ''}, {responses - right - unscored} lost or wrong\n"
+        f"{unscored} unscored {report.reasons or ''}, {responses - right - unscored} lost or wrong\n"
         f"{took:.1f} s, {processor:.1f} s of processor time; the server answered {dict(sorted(counts.items()))}\n"
         f"memory: {describe(samples)}\n"
     )

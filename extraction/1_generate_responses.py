@@ -63,26 +63,22 @@ def generate_responses(
         overwrite: begin anew, replacing responses that are there.
         experiments_dir: folder of the experiments.
     """
-    from extraction.generate.responses import GenerationSettings
+    from extraction.generate.plan import GenerationSettings
+    from extraction.generate.stage import Stage1Settings, run
     from extraction.judging.scoring import JudgeSettings
-    from extraction.stages import run_stage_1
 
     from utils.models.generation import Sampling
 
-    run_stage_1(
+    sampling = Sampling(max_new_tokens, temperature, top_p)
+    settings = Stage1Settings(
         experiment=experiment, trait=trait, traits=traits,
         gen_model=gen_model, gen_base_url=gen_base_url, gen_concurrency=gen_concurrency,
-        judge=JudgeSettings(
-            judge_model=judge_model, judge_base_url=judge_base_url, judge_concurrency=judge_concurrency,
-            judge_samples=judge_samples, threshold=threshold,
-        ),
-        judge_only=judge_only,
-        settings=GenerationSettings(
-            Sampling(max_new_tokens, temperature, top_p), batch_size, seed, n_questions, n_instructions
-        ),
-        device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code,
+        generation=GenerationSettings(sampling, batch_size, seed, n_questions, n_instructions),
+        judge=JudgeSettings(judge_model, judge_base_url, judge_concurrency, judge_samples, threshold),
+        judge_only=judge_only, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code,
         overwrite=overwrite, experiments_dir=experiments_dir,
     )  # fmt: skip
+    run(settings)
 
 
 if __name__ == "__main__":

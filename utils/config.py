@@ -24,7 +24,7 @@ def load_credentials(env_file: Path | None = None) -> None:
 
     Variables that are set already win. Placeholders of .env.example are taken out, since the Hub's library reads the
     environment by itself and would send one as a token. Says so in the log where others than the owner can read the
-    file.
+    file that a key comes from.
     """
     from dotenv import find_dotenv
 
@@ -41,13 +41,13 @@ def _load(path: Path) -> None:
     from dotenv import dotenv_values, load_dotenv
 
     try:
+        new = [n for n, value in dotenv_values(path).items() if _is_credential(value) and n not in os.environ]
         load_dotenv(path)
-        names = [name for name, value in dotenv_values(path).items() if _is_credential(value)]
     except (ValueError, OSError) as error:
         raise UserError(
             f"cannot read {path} as lines of NAME=value in UTF-8 ({type(error).__name__}): mend it"
         ) from error
-    if names and os.name == "posix" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    if new and os.name == "posix" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         logger.warning("%s can be read by other users; it holds keys: chmod 600 %s", path, path)
 
 

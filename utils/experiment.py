@@ -15,6 +15,7 @@ from pathlib import Path
 
 from utils.errors import MissingInputError, UserError
 from utils.formats.files import locked, remove_leftovers
+from utils.formats.journal import Journal
 from utils.records import Polarity
 from utils.remedies import stage_command
 
@@ -143,18 +144,15 @@ class TraitFolder:
         """CSV of one side's responses."""
         return self.responses_dir / f"{polarity}.csv"
 
-    def journal_path(self, name: str) -> Path:
-        """A journal of unfinished work on the responses, removed when the work is done."""
-        return self.responses_dir / f"{name}.partial.jsonl"
-
-    def journal_paths(self, name: str) -> list[Path]:
-        """All journals called ``name`` or ``name.<process>``."""
-        return sorted(self.responses_dir.glob(f"{name}*.partial.jsonl"))
+    @property
+    def generation_journal(self) -> Journal:
+        """Responses of a generation under way. It goes when all files are written, whose metadata come first."""
+        return Journal(self.responses_dir, "generated")
 
     @property
-    def generation_header_path(self) -> Path:
-        """What a generation was begun with; the file is there until all its responses are."""
-        return self.journal_path("generated.settings")
+    def scores_journal(self) -> Journal:
+        """Scores of responses that are not all judged yet."""
+        return Journal(self.responses_dir, "scores")
 
     def command(self, stage: int) -> str:
         """The command line that makes this trait's files at a stage, for error messages."""

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from utils.config import get_credential, load_credentials
+from utils.config import get_credential
 from utils.errors import UserError
-from utils.judges.endpoint import ApiJudge, ChatEndpoint, JudgeError, Usage
-from utils.judges.reading import EVAL_TYPES, EvalType, Verdict, fill_template
-
-if TYPE_CHECKING:
-    from utils.models.load import LoadedModel
+from utils.judges.anthropic import AnthropicJudge
+from utils.judges.api import JudgeError
+from utils.judges.openai import OpenAiJudge
+from utils.judges.reading import Judgement, fill_template
 
 __all__ = [
-    "ApiJudge",
+    "AnthropicJudge",
     "Judge",
     "JudgeError",
+    "Judgement",
     "OpenAiJudge",
-    "Usage",
-    "Verdict",
     "choose_judge",
     "fill_template",
-    "make_endpoint",
-    "make_local_judge",
+    "make_api_judge",
 ]
 
 # gpt-5-mini, which the documentation shows, has an announced end; this is its successor.
 DEFAULT_OPENAI_MODEL = "gpt-5.4-mini"
 DEFAULT_ANTHROPIC_MODEL = "claude-haiku-4-5"
+# Commands fill in each trait's own prompt, and give the judge whole prompts.
+_NO_TEMPLATE = "{question}{answer}"
 
 
 class Judge(Protocol):
@@ -43,89 +42,14 @@ class Judge(Protocol):
         """Whether its tokens may cost money."""
 
     @property
-    def usage(self) -> Usage:
+    def tokens(self) -> int:
         """Tokens sent and received so far."""
 
-    def check(self) -> None:
-        """Raise UserError where the judge cannot work."""
-
-    def verdicts(self, prompts: Sequence[str], eval_type: str = "0_100") -> Iterator[tuple[int, Verdict]]:
-        """The index and verdict of every prompt, in the order in which they are ready."""
+    def judgements(self, prompts: Sequence[str]) -> Iterator[tuple[int, Judgement]]:
+        """The index and judgement of every prompt, in the order in which they are ready."""
 
     def close(self) -> None:
         """Let go of connections."""
-
-
-class OpenAiJudge:
-    """Scores answers with a model behind OpenAI's API or any server that speaks it.
-
-    Scale by ``eval_type``: "0_100" 0 to 100, "0_10" 0 to 9, "binary" the probability of YES, "binary_text" 1 or 0 as
-    the reply says YES or NO. The first three are expected values over log-probabilities where the model has them.
-
-    Args:
-        model: the server's name of the model.
-        prompt_template: text with ``{question}`` and ``{answer}``; other braces are left as they are.
-        eval_type: the scale.
-        base_url, api_key, concurrency, samples, max_retries, timeout: as in ``OpenAiEndpoint``.
-        endpoint: a connection to share between judges with different templates, in place of model and server.
-
-    Raises:
-        UserError: no key, an unknown ``eval_type``, or a template that would hide the question or the answer.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        prompt_template: str,
-        eval_type: EvalType = "0_100",
-        *,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        concurrency: int = 20,
-        samples: int = 1,
-        max_retries: int = 5,
-        timeout: float = 120.0,
-        endpoint: ChatEndpoint | None = None,
-    ) -> None:
-        from utils.judges.openai import OpenAiEndpoint
-
-        if eval_type not in EVAL_TYPES:
-            raise UserError(f"eval_type must be {', '.join(EVAL_TYPES)}, got {eval_type!r}")
-        for placeholder in ("{question}", "{answer}"):
-            if placeholder not in prompt_template:
-                raise UserError(f"the judge's prompt template lacks {placeholder}, so the judge would never see it")
-        if endpoint is None:
-            load_credentials()
-            endpoint = OpenAiEndpoint(
-                model,
-                base_url=base_url,
-                api_key=api_key,
-                concurrency=concurrency,
-                samples=samples,
-                max_retries=max_retries,
-                timeout=timeout,
-            )
-        self.model = model
-        self.prompt_template = prompt_template
-        self.eval_type = eval_type
-        self._endpoint = endpoint
-
-    async def judge(self, *, question: str, answer: str) -> float | None:
-        """The score of ``answer``; None where the judge gave no valid one."""
-        return (await self.verdict(question=question, answer=answer)).score
-
-    async def verdict(self, *, question: str, answer: str) -> Verdict:
-        """The score of ``answer`` with how it was made, or why there is none.
-
-        Raises:
-            JudgeError: no request can succeed: wrong key, unknown model, no credit.
-        """
-        prompt = fill_template(self.prompt_template, question, answer)
-        return await self._endpoint.grade(prompt, self.eval_type)
-
-    async def aclose(self) -> None:
-        """Close the client's connections."""
-        await self._endpoint.aclose()
 
 
 def choose_judge(judge_model: str | None, base_url: str | None = None) -> str:
@@ -143,18 +67,7 @@ def choose_judge(judge_model: str | None, base_url: str | None = None) -> str:
     return DEFAULT_ANTHROPIC_MODEL if get_credential("ANTHROPIC_API_KEY") else "local"
 
 
-def make_endpoint(model: str, base_url: str | None, concurrency: int, samples: int) -> ChatEndpoint:
-    """A connection to an API model: ``claude-*`` at Anthropic, any other at OpenAI or at ``base_url``."""
-    from utils.judges.anthropic import AnthropicEndpoint
-    from utils.judges.openai import OpenAiEndpoint
-
-    if model.startswith("claude-") and base_url is None:
-        return AnthropicEndpoint(model, concurrency=concurrency, samples=samples)
-    return OpenAiEndpoint(model, base_url=base_url, concurrency=concurrency, samples=samples)
-
-
-def make_local_judge(loaded: LoadedModel) -> Judge:
-    """A judge that reads the probabilities of a loaded model."""
-    from utils.judges.local import LocalJudge
-
-    return LocalJudge(loaded.model, loaded.tokenizer, loaded.name)
+def make_api_judge(model: str, base_url: str | None, concurrency: int, samples: int) -> OpenAiJudge | AnthropicJudge:
+    """A judge of whole prompts: ``claude-*`` at Anthropic, any other at OpenAI or at ``base_url``."""
+    kind = AnthropicJudge if model.startswith("claude-") and base_url is None else OpenAiJudge
+    return kind(model, _NO_TEMPLATE, base_url=base_url, concurrency=concurrency, samples=samples)

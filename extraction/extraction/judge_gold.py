@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from extraction.cli import run_command
 from utils.definition import read_definition
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
     from utils.records import TraitDefinition
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a judge agrees with labelled pairs; unscored pairs are counted and left out.
+
+    Attributes:
+        n: number of pairs.
+        unscored: pairs without a score.
+        auroc: the chance that a positive answer scores above a negative one.
+        accuracy: share of the scored pairs on the right side of 50.
+    """
+
+    n: int
+    unscored: int
+    auroc: float | None
+    accuracy: float | None
 
 
 def read_gold_set() -> list[dict[str, str]]:
@@ -61,8 +79,8 @@ def judge_gold(
         raise UserError(f"the gold set has no trait {', '.join(unknown)}; it has {', '.join(known)}")
     if output:
         check_output(Path(output))
-    lab = Experiment(Path(experiments_dir), definitions)
-    chosen = {name: read_definition(lab.trait(name)) for name in traits or known}
+    experiment = Experiment(Path(experiments_dir), definitions)
+    chosen = {name: read_definition(experiment.trait(name)) for name in traits or known}
     settings = JudgeSettings(judge_model, judge_base_url, judge_concurrency, judge_samples)
     judge = resolve_judge(settings, lambda: load_model(EMBEDDED_MODEL))
     if judge is None:
@@ -74,33 +92,30 @@ def judge_gold(
             results[name] = grade_pairs(judge, definition, pairs)
             logger.info("%s", _line(name, results[name]))
     if output:
-        write_json(Path(output), {"judge": judge.name, "traits": results})
+        figures = {name: asdict(result) for name, result in results.items()}
+        write_json(Path(output), {"judge": judge.name, "traits": figures})
         logger.info("agreement: %s", output)
 
 
-def grade_pairs(judge: Judge, definition: TraitDefinition, pairs: list[dict[str, str]]) -> dict[str, Any]:
-    """AUROC, accuracy at 50 and counts of a judge on labelled pairs; unscored pairs are counted and left out."""
-    from extraction.judging.agreement import auroc_of
+def grade_pairs(judge: Judge, definition: TraitDefinition, pairs: list[dict[str, str]]) -> Agreement:
+    """How far a judge agrees with labelled pairs."""
+    from extraction.judging.report import auroc_of
     from utils.judge import fill_template
 
     prompts = [fill_template(definition.eval_prompt, pair["question"], pair["answer"]) for pair in pairs]
     scores: dict[str, list[float]] = {"pos": [], "neg": []}
-    for i, verdict in judge.verdicts(prompts):
-        if verdict.score is not None:
-            scores[pairs[i]["label"]].append(verdict.score)
+    for i, judgement in judge.judgements(prompts):
+        if judgement.score is not None:
+            scores[pairs[i]["label"]].append(judgement.score)
     right = [score >= 50 for score in scores["pos"]] + [score < 50 for score in scores["neg"]]
-    return {
-        "n": len(pairs),
-        "unscored": len(pairs) - len(right),
-        "auroc": auroc_of(scores["pos"], scores["neg"]),
-        "accuracy": sum(right) / len(right) if right else None,
-    }
+    accuracy = sum(right) / len(right) if right else None
+    return Agreement(len(pairs), len(pairs) - len(right), auroc_of(scores["pos"], scores["neg"]), accuracy)
 
 
-def _line(trait: str, result: dict[str, Any]) -> str:
-    shown = {key: "none" if result[key] is None else f"{result[key]:.2f}" for key in ("auroc", "accuracy")}
-    unscored = f", {result['unscored']} unscored" if result["unscored"] else ""
-    return f"{trait:15} AUROC {shown['auroc']}  accuracy {shown['accuracy']}  ({result['n']} pairs{unscored})"
+def _line(trait: str, result: Agreement) -> str:
+    auroc, accuracy = (f"{x:.2f}" if x is not None else "none" for x in (result.auroc, result.accuracy))
+    unscored = f", {result.unscored} unscored" if result.unscored else ""
+    return f"{trait:15} AUROC {auroc}  accuracy {accuracy}  ({result.n} pairs{unscored})"
 
 
 if __name__ == "__main__":

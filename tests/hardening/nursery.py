@@ -29,7 +29,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 # What the stages import when they come to it.
 _IMPORTED_LATE = (
-    "accelerate", "extraction.stages", "extraction.fit.stage", "filelock", "fire", "matplotlib.pyplot", "openai", "pandas",
+    "accelerate", "extraction.generate.stage", "extraction.capture.stage", "extraction.fit.stage", "filelock", "fire", "matplotlib.pyplot", "openai", "pandas",
     "matplotlib.backends.backend_svg", "safetensors.torch", "sklearn.linear_model", "sklearn.decomposition", "transformers.convert_slow_tokenizer",
     "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama", "utils.judges.local",
 )  # fmt: skip

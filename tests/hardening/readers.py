@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.generate.responses import begin_journal, finished_rows
+from extraction.generate.responses import begin, finished_responses
 from extraction.judging.scoring import JudgeSettings, judge_trait
 from extraction.monitoring.report import write_report
 from safetensors.torch import save
@@ -22,14 +22,15 @@ from utils.formats.activation_files import activations_path, read_activations, w
 from utils.formats.exchange.bundle import read_bundle
 from utils.formats.exchange.gguf_vectors import read_control_vector
 from utils.formats.exchange.steering_vectors import read_steering_vector
+from utils.formats.files import sha256_of_texts
 from utils.formats.response_files import read_responses, read_responses_metadata, responses_fingerprint, write_responses
 from utils.formats.results import ResultsFile, read_results
 from utils.formats.transcripts import prompts_of, read_prompts, read_texts
 from utils.formats.vector_files import read_summary, read_vector, sidecar_path, write_vector
 from utils.formats.vector_metadata import VectorMetadata
 from utils.hub import parse_hub_address
-from utils.judges.reading import Verdict, fill_template, read_number, read_yes_no
-from utils.records import ActivationsInfo, Response
+from utils.judges.reading import Judgement, fill_template, read_number, read_yes_no
+from utils.records import ActivationsInfo, InstructionPair, Response, TraitDefinition
 from utils.vectors import load_vector
 
 HIDDEN = 3
@@ -71,38 +72,34 @@ def _responses_metadata(folder, data):
     _put(_trait(folder).responses_metadata_path, data)
     _put(_trait(folder).responses_path("pos"), b"question,instruction,prompt,response,trait_score\n")
     found = read_responses_metadata(_trait(folder))
-    begin_journal(_trait(folder), {"model": "m"}, overwrite=False)
+    begin(_trait(folder), {"model": "m"}, overwrite=False)
     return found
 
 
 def _generated_journal(folder, data):
-    _put(_trait(folder).journal_path("generated.0"), data)
-    return finished_rows(_trait(folder))
+    _put(_trait(folder).root / "responses" / "generated.0.partial.jsonl", data)
+    return finished_responses(_trait(folder))
 
 
 def _journal_header(folder, data):
-    _put(_trait(folder).journal_path("generated.settings"), data)
-    return begin_journal(_trait(folder), {"model": "m"}, overwrite=False)
+    _put(_trait(folder).generation_journal.settings_path, data)
+    return begin(_trait(folder), {"model": "m"}, overwrite=False)
 
 
 class _FixedJudge:
-    name, paid = "fixed", False
+    name, paid, tokens = "fixed", False, 0
 
-    def verdicts(self, prompts, eval_type="0_100"):
-        yield from ((i, Verdict(50.0, "fixed")) for i in range(len(prompts)))
-
-    @property
-    def usage(self):
-        from utils.judge import Usage
-
-        return Usage()
+    def judgements(self, prompts):
+        yield from ((i, Judgement(50.0, "fixed")) for i in range(len(prompts)))
 
 
 def _scores_journal(folder, data):
     _definition(folder, json.dumps(DEFINITION).encode())
     for side in ("pos", "neg"):
         write_responses(_trait(folder), side, [Response("q", "i", "p", "r")])
-    _put(_trait(folder).journal_path("scores"), data)
+    prompt_hash = sha256_of_texts([DEFINITION["eval_prompt"]])
+    _trait(folder).scores_journal.begin({"judge": "fixed", "eval_prompt_sha256": prompt_hash})
+    _put(_trait(folder).root / "responses" / "scores.0.partial.jsonl", data)
     report_ = judge_trait(_trait(folder), read_definition(_trait(folder)), _FixedJudge(), JudgeSettings())
     scores = [r.trait_score for side in ("pos", "neg") for r in read_responses(_trait(folder), side)]
     assert all(s is not None and 0 <= s <= 100 for s in scores)
@@ -262,36 +259,37 @@ def _judge_words(folder, data):
 
 def _judge_reply(folder, data):
     """A server that answers 200 with ``data``, read by the judge."""
-    from utils.judges.openai import OpenAiEndpoint
+    from utils.judge import OpenAiJudge
 
     return _through_server(
-        data, lambda url: OpenAiEndpoint("m", base_url=url, api_key="k", max_retries=0).grade("p", "0_100")
+        data,
+        lambda url: OpenAiJudge("m", "{question}{answer}", base_url=url, api_key="k", max_retries=0).grade("p"),
     )
 
 
 def _anthropic_reply(folder, data):
-    from utils.judges.anthropic import AnthropicEndpoint
+    from utils.judge import AnthropicJudge
 
     return _through_server(
-        data, lambda url: AnthropicEndpoint("m", base_url=url, api_key="k", max_retries=0).grade("p", "0_100")
+        data,
+        lambda url: AnthropicJudge("m", "{question}{answer}", base_url=url, api_key="k", max_retries=0).grade("p"),
     )
 
 
 def _generation_reply(folder, data):
     """A server that answers 200 with ``data``, asked for a response."""
     from extraction.distributed import Process
-    from extraction.generate.responses import GenerationSettings
-    from extraction.generate.serving import Ask as Asked
-    from extraction.generate.serving import Server, _ask_all
+    from extraction.generate.plan import GenerationSettings
+    from extraction.generate.served_model import ServedModel
 
     from utils.models.generation import Sampling
 
-    asks = [Asked("pos", 0, "q", "i")]
+    from .loopback import serving
+
+    definition = TraitDefinition("calm", (InstructionPair("i", "i"),), ("q",), "{question}{answer}")
     settings = GenerationSettings(Sampling(4, 0.0, 1.0))
-    _through_server(
-        data, lambda url: _ask_all(_trait(folder), asks, Server(url, "m", 1), settings, Process(), lambda n: None)
-    )
-    return finished_rows(_trait(folder))
+    with serving(data) as url:
+        return list(ServedModel(url, "m", 1).generate(definition, settings, Process(), ()))
 
 
 def _through_server(data, call):

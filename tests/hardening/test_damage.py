@@ -133,8 +133,8 @@ def test_journals_of_anything_else_count_as_no_work(place):
     nursery, lab, model = place
     trait = lab.trait("alpha")
     whole = files(trait.root)
-    for name in ("generated.0", "scores"):
-        trait.journal_path(name).write_bytes(
+    for name in ("generated.0", "scores.0"):
+        (trait.root / "responses" / f"{name}.partial.jsonl").write_bytes(
             b'5\n"x"\n[1]\n{"polarity": "pos"}\n{"judge": 1}\n\0\0\0\n' + bytes(range(256))
         )
     for side in ("pos", "neg", "neutral"):
@@ -149,7 +149,7 @@ def test_a_journal_left_beside_finished_responses_goes(place):
     nursery, lab, model = place
     trait = lab.trait("alpha")
     whole = files(trait.root)
-    append_jsonl(trait.journal_path("generated.0"), [{"polarity": "pos", "row": 0, "response": {}}])
+    trait.generation_journal.add([{"polarity": "pos", "row": 0, "response": {}}])
     (trait.root / "responses" / ".pos.csv.123.partial").write_text("half")
     ended = nursery.run(1, *arguments(1, lab, model))
     assert ended.status == 0, ended.said
@@ -216,7 +216,7 @@ def test_responses_that_a_killed_run_has_half_replaced_are_not_taken_for_whole(p
     trait = lab.trait("alpha")
     whole = files(trait.root)
     generation = read_responses_metadata(trait)["generation"]
-    append_jsonl(trait.journal_path("generated.settings"), [generation])
+    trait.generation_journal.begin(generation)
     trait.responses_path("neutral").unlink()
     for stage, *more in ((2, "--overwrite"), (1, "--judge_only")):
         ended = nursery.run(stage, *arguments(stage, lab, model, *more))

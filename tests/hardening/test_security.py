@@ -19,8 +19,9 @@ from extraction.capture.stage import model_behind
 from extraction.distributed import Process
 from extraction.exchange.importing import _sizes, import_into
 from extraction.fit.card import render_card
-from extraction.generate.responses import Ask, GenerationSettings, begin_journal, fingerprint
-from extraction.generate.serving import Server, _ask_all
+from extraction.generate.plan import GenerationSettings, fingerprint
+from extraction.generate.responses import begin
+from extraction.generate.served_model import ServedModel
 from extraction.monitoring.report import write_report
 
 from utils.config import get_credential, load_credentials, server_host, without_keys
@@ -29,9 +30,7 @@ from utils.experiment import Experiment
 from utils.formats.exchange.bundle import read_bundle, write_bundle
 from utils.formats.response_files import write_responses_metadata
 from utils.formats.vector_metadata import VectorMetadata
-from utils.judge import JudgeError
-from utils.judges.anthropic import AnthropicEndpoint
-from utils.judges.openai import OpenAiEndpoint
+from utils.judge import AnthropicJudge, JudgeError, OpenAiJudge
 from utils.models import load_model
 from utils.models.generation import Sampling
 from utils.records import InstructionPair, TraitDefinition, TraitVector
@@ -42,6 +41,7 @@ from .readers import HIDDEN, METADATA, outcome
 
 ROOT = Path(__file__).parents[2]
 CANARY = "sk-canary-4f9d1c7b2e8a6053"
+TEMPLATE = "{question}{answer}"
 NAMES = ["..", ".", "", "a/b", "../a", "/tmp/a", "a\\b", "a\x00b", "a\n", " a", "a ", "a.", "~", "-a", "CON", "con", "nul.txt", "COM1", "lpt9.csv", "x" * 300, "a:b", "a*", "\u202ea"]  # fmt: skip
 
 
@@ -290,27 +290,27 @@ ECHOES = {
 
 
 @pytest.mark.parametrize("echo", ECHOES)
-@pytest.mark.parametrize("kind", [OpenAiEndpoint, AnthropicEndpoint])
+@pytest.mark.parametrize("kind", [OpenAiJudge, AnthropicJudge])
 def test_a_judge_that_echoes_the_key_does_not_get_it_into_messages_or_logs(echo, kind, canary, caplog):
     status, body = ECHOES[echo]
     caplog.set_level(logging.INFO)
     body = (body if isinstance(body, str) else json.dumps(body)).encode()
     with serving(body, status) as url:
-        endpoint = kind("m", base_url=url, max_retries=0, timeout=5)
+        judge = kind("m", TEMPLATE, base_url=url, max_retries=0, timeout=5)
 
         async def ask():
             try:
-                verdict = await endpoint.grade("How friendly?", "0_100")
+                judgement = await judge.grade("How friendly?")
             except JudgeError as error:
                 return told(error)
             finally:
-                await endpoint.aclose()
-            return f"{verdict.reason} {verdict.method}"
+                await judge.aclose()
+            return f"{judgement.reason} {judgement.method}"
 
         said = asyncio.run(ask())
     assert said.strip()
     assert canary[:12] not in said + caplog.text
-    assert canary not in repr(endpoint)
+    assert canary not in repr(judge) + repr(judge.client.server)
 
 
 ADDRESSES = [
@@ -321,7 +321,7 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_a_wrong_address_with_a_key_inside_is_refused_without_it(address):
-    for make in (lambda: OpenAiEndpoint("m", base_url=address), lambda: Server(address, "m")):
+    for make in (lambda: OpenAiJudge("m", TEMPLATE, base_url=address), lambda: ServedModel(address, "m")):
         with pytest.raises(UserError, match="must look like http://localhost:8000/v1") as caught:
             make()
         assert (
@@ -330,42 +330,38 @@ def test_a_wrong_address_with_a_key_inside_is_refused_without_it(address):
 
 
 def test_a_judge_that_is_away_is_named_without_the_key_in_its_address(canary):
-    endpoint = OpenAiEndpoint("m", base_url=f"http://user:{canary}@127.0.0.1:9/v1", max_retries=0, timeout=2)
+    judge = OpenAiJudge("m", TEMPLATE, base_url=f"http://user:{canary}@127.0.0.1:9/v1", max_retries=0, timeout=2)
     with pytest.raises(JudgeError, match=re.escape("cannot reach the judge at 127.0.0.1:9")) as caught:
-        asyncio.run(endpoint.grade("p", "0_100"))
+        asyncio.run(judge.grade("p"))
     assert canary not in told(caught.value)
 
 
-def generate(server, folder):
-    settings = GenerationSettings(Sampling(4, 0.0, 1.0))
-    asyncio.run(_ask_all(folder, [Ask("pos", 0, "q", "i")], server, settings, Process(), lambda n: None))
+CALM = TraitDefinition("calm", (InstructionPair("a", "b"),), ("q",), TEMPLATE)
 
 
 @pytest.mark.parametrize("echo", sorted(set(ECHOES) - {"200", "429", "500"}))
-def test_a_generation_server_that_echoes_the_key_does_not_get_it_into_messages(echo, canary, tmp_path):
+def test_a_generation_server_that_echoes_the_key_does_not_get_it_into_messages(echo, canary):
     status, body = ECHOES[echo]
-    folder = Experiment(tmp_path, "lab").trait("calm")
     with serving((body if isinstance(body, str) else json.dumps(body)).encode(), status) as url:
-        server = Server(url.replace("://", f"://user:{canary}@"), "m")
+        server = ServedModel(url.replace("://", f"://user:{canary}@"), "m")
         with pytest.raises(UserError, match="Finished responses are kept") as caught:
-            generate(server, folder)
+            list(server.generate(CALM, GenerationSettings(Sampling(4, 0.0, 1.0)), Process(), ()))
     assert canary[:12] not in told(caught.value)
 
 
 def test_a_key_in_the_address_of_a_generation_server_is_not_recorded(canary, tmp_path):
     with pytest.raises(UserError, match="take away what follows") as caught:
-        Server(f"https://user:{canary}@host:8000/v1?api_key={canary}", "m")
+        ServedModel(f"https://user:{canary}@host:8000/v1?api_key={canary}", "m")
     assert canary not in told(caught.value)
-    server = Server(f"https://user:{canary}@host:8000/v1", "m")
+    address = f"https://user:{canary}@host:8000/v1"
     folder = Experiment(tmp_path, "lab").trait("calm")
-    definition = TraitDefinition("calm", (InstructionPair("a", "b"),), ("q",), "{question}{answer}")
-    recorded = fingerprint(definition, GenerationSettings(Sampling(4, 0.0, 1.0)), server.source())
+    recorded = fingerprint(CALM, GenerationSettings(Sampling(4, 0.0, 1.0)), ServedModel(address, "m").source)
     assert recorded["base_url"] == "https://host:8000/v1"
-    begin_journal(folder, recorded, overwrite=False)
-    write_responses_metadata(folder, {"generation": {**recorded, "base_url": server.base_url}})
+    begin(folder, recorded, overwrite=False)
+    write_responses_metadata(folder, {"generation": {**recorded, "base_url": address}})
     with pytest.raises(UserError, match="a server at https://host:8000/v1") as caught:
         model_behind(folder)
-    journal = folder.journal_path("generated.settings").read_text(encoding="utf-8")
+    journal = folder.generation_journal.settings_path.read_text(encoding="utf-8")
     assert "host:8000" in journal
     assert canary not in journal + told(caught.value)
 

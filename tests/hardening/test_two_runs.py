@@ -81,7 +81,7 @@ def test_the_lock_of_a_killed_run_is_free_at_once(place):
     expected = files(trait.root)
     flags = arguments(1, lab, model, "--overwrite")
     pid = nursery.start(1, *flags)
-    while not trait.journal_paths("generated.settings"):
+    while not trait.generation_journal.settings_path.is_file():
         time.sleep(0.01)
     assert nursery.end(pid, send=signal.SIGKILL).status == -signal.SIGKILL
     ended = nursery.run(1, *arguments(1, lab, model))

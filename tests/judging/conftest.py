@@ -30,7 +30,7 @@ def keys(monkeypatch, tmp_path, caplog):
         monkeypatch.delenv(name, raising=False)
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.setenv(name, KEY)
-    monkeypatch.setattr("utils.judge.load_credentials", lambda: None)
+    monkeypatch.setattr("utils.judges.api.load_credentials", lambda: None)
     caplog.set_level(logging.INFO)
     yield KEY
     assert KEY not in caplog.text
@@ -53,7 +53,7 @@ def ask(serve):
 
         async def judge_all():
             judge = OpenAiJudge("judge-1", TEMPLATE, eval_type, base_url=server.url, **options)
-            asked = [judge.verdict(question="Why?", answer=f"Because {i}.") for i in range(n)]
+            asked = [judge.judgement(question="Why?", answer=f"Because {i}.") for i in range(n)]
             verdicts = list(await asyncio.gather(*asked)) if at_once else [await verdict for verdict in asked]
             await judge.aclose()
             return verdicts

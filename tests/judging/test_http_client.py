@@ -10,14 +10,14 @@ import zlib
 import pytest
 
 from utils.errors import UserError
-from utils.judges.anthropic import AnthropicEndpoint
-from utils.judges.openai import OpenAiEndpoint
+from utils.judge import AnthropicJudge, OpenAiJudge
 
+from .conftest import TEMPLATE
 from .servers import Reply, completion, message
 
 START = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 MEGABYTE = b" " * 2**20
-ENDPOINTS = {"openai": (OpenAiEndpoint, completion), "anthropic": (AnthropicEndpoint, message)}
+JUDGES = {"openai": (OpenAiJudge, completion), "anthropic": (AnthropicJudge, message)}
 
 
 def drips_headers(out):
@@ -62,19 +62,20 @@ def redirects_at_length(out):
 
 def grade(server, kind, n, **options):
     async def run():
-        endpoint = ENDPOINTS[kind][0]("m", base_url=server.url.removesuffix("/v1"), **{"max_retries": 0, **options})
+        options.setdefault("max_retries", 0)
+        judge = JUDGES[kind][0]("m", TEMPLATE, "0_10", base_url=server.url.removesuffix("/v1"), **options)
         try:
-            return [await endpoint.grade(f"Rate {i}.", "0_10") for i in range(n)]
+            return [await judge.grade(f"Rate {i}.") for i in range(n)]
         finally:
-            await endpoint.aclose()
+            await judge.aclose()
 
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("kind", ENDPOINTS)
+@pytest.mark.parametrize("kind", JUDGES)
 @pytest.mark.parametrize("drips", [drips_headers, drips_its_body])
 def test_a_server_that_drips_its_answer_is_given_up_like_a_silent_one_and_asked_again(serve, kind, drips):
-    score = ENDPOINTS[kind][1]
+    score = JUDGES[kind][1]
     server = serve(lambda body, n: Reply(drips) if "Rate 1." in body["messages"][0]["content"] else score("7"))
     start = time.monotonic()
     verdicts = grade(server, kind, 2, timeout=1.0, max_retries=1)
@@ -84,10 +85,10 @@ def test_a_server_that_drips_its_answer_is_given_up_like_a_silent_one_and_asked_
     assert "timed out" in verdicts[1].reason
 
 
-@pytest.mark.parametrize("kind", ENDPOINTS)
+@pytest.mark.parametrize("kind", JUDGES)
 @pytest.mark.parametrize("pours", [endless, bomb, long_error, redirects_at_length])
 def test_an_answer_of_hundreds_of_megabytes_is_unscored_and_not_held(serve, kind, pours):
-    score = ENDPOINTS[kind][1]
+    score = JUDGES[kind][1]
     server = serve(lambda body, n: Reply(pours) if "Rate 1." in body["messages"][0]["content"] else score("7"))
     grade(server, kind, 1)  # so that the SDK is loaded
     tracemalloc.start()
@@ -123,7 +124,7 @@ def test_a_redirection_within_the_host_is_followed(serve):
     assert grade(server, "anthropic", 1)[0].score == 7.0
 
 
-@pytest.mark.parametrize("kind", ENDPOINTS)
+@pytest.mark.parametrize("kind", JUDGES)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -141,7 +142,7 @@ def test_a_proxy_that_cannot_be_used_is_named_in_one_line(serve, monkeypatch, ki
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ENDPOINTS)
+@pytest.mark.parametrize("kind", JUDGES)
 @pytest.mark.parametrize("content", [None, "no certificate"])
 def test_certificates_that_cannot_be_read_are_named_in_one_line(serve, monkeypatch, tmp_path, kind, content):
     path = tmp_path / "certificates.pem"

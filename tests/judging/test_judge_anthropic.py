@@ -5,34 +5,35 @@ import asyncio
 import pytest
 
 from utils.errors import UserError
-from utils.judge import JudgeError, make_endpoint
-from utils.judges.anthropic import AnthropicEndpoint
+from utils.judge import AnthropicJudge, JudgeError, OpenAiJudge, make_api_judge
 
-from .conftest import KEY
+from .conftest import KEY, TEMPLATE
 from .servers import CUT, Reply, error, message
 
 
 def grade(server, eval_type="0_100", n=1, **options):
     async def run():
         url = server.url.removesuffix("/v1")
-        endpoint = AnthropicEndpoint("claude-test", base_url=url, max_retries=options.pop("max_retries", 1), **options)
+        judge = AnthropicJudge(
+            "claude-test", TEMPLATE, eval_type, base_url=url, max_retries=options.pop("max_retries", 1), **options
+        )
         try:
-            return [await endpoint.grade(f"Rate {i}.", eval_type) for i in range(n)], endpoint.usage
+            return [await judge.grade(f"Rate {i}.") for i in range(n)], judge.tokens
         finally:
-            await endpoint.aclose()
+            await judge.aclose()
 
     return asyncio.run(run())
 
 
 def test_a_stated_number_is_the_score_and_no_temperature_is_sent(serve):
     server = serve(lambda body, n: message("72"))
-    [verdict], usage = grade(server)
+    [verdict], tokens = grade(server)
     assert (verdict.score, verdict.method) == (72.0, "number")
     assert "temperature" not in server.requests[0]
     assert KEY in (
         server.headers[0].get("x-api-key", "") + server.headers[0].get("authorization", "")
     )  # as the SDK's version has it
-    assert (usage.requests, usage.tokens) == (1, 42)
+    assert (len(server.requests), tokens) == (1, 42)
 
 
 @pytest.mark.parametrize(
@@ -87,17 +88,17 @@ def test_a_permanent_error_makes_one_request_and_names_the_remedy(serve, failure
 
 
 def test_a_server_named_in_the_environment_is_recorded_and_gets_no_key_of_anthropics(monkeypatch):
-    assert AnthropicEndpoint("m").where == "api.anthropic.com"
+    assert AnthropicJudge("m", TEMPLATE).name == "m@api.anthropic.com"
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://gateway.example")
-    elsewhere = AnthropicEndpoint("m")
-    assert elsewhere.where == "gateway.example"
-    client = elsewhere._make_client()
+    elsewhere = AnthropicJudge("m", TEMPLATE)
+    assert elsewhere.name == "m@gateway.example"
+    client = elsewhere.client._make_sdk()
     assert (client.base_url.host, client.api_key) == ("gateway.example", "none")
 
 
 def test_claude_models_go_to_anthropic_unless_a_server_is_named(monkeypatch):
-    assert isinstance(make_endpoint("claude-haiku-4-5", None, 1, 1), AnthropicEndpoint)
-    assert not isinstance(make_endpoint("claude-haiku-4-5", "http://localhost:1/v1", 1, 1), AnthropicEndpoint)
+    assert isinstance(make_api_judge("claude-haiku-4-5", None, 1, 1), AnthropicJudge)
+    assert isinstance(make_api_judge("claude-haiku-4-5", "http://localhost:1/v1", 1, 1), OpenAiJudge)
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
-        make_endpoint("claude-haiku-4-5", None, 1, 1)
+        make_api_judge("claude-haiku-4-5", None, 1, 1)

@@ -27,21 +27,21 @@ def llama(tmp_path_factory):
 def judge_all(url, eval_type, prompts):
     async def run():
         judge = OpenAiJudge("smollm2", "{question}{answer}", eval_type, base_url=url, max_retries=1, timeout=60)
-        verdicts = [await judge.verdict(question=prompt, answer="") for prompt in prompts]
+        verdicts = [await judge.judgement(question=prompt, answer="") for prompt in prompts]
         await judge.aclose()
-        return verdicts, judge._endpoint
+        return verdicts, judge
 
     return asyncio.run(run())
 
 
 def test_numbers_split_into_digits_are_read_whole_or_not_at_all(llama):
     prompts = ["Repeat this number and nothing else: 87", "The score is 87. What is the score?", "Repeat: 87"]
-    verdicts, endpoint = judge_all(llama, "0_100", prompts)
+    verdicts, judge = judge_all(llama, "0_100", prompts)
     # To the others this small model answers with sentences about 87 and with 102: no score, and never 8 or 1.
     assert [v.score for v in verdicts] == [None, 87.0, None]
     assert verdicts[1].method == "number"
-    assert endpoint._abilities.splits_numbers is True
-    assert endpoint._abilities.refused == {"response_format"}
+    assert judge._splits_numbers is True
+    assert judge.client.refused == {"response_format"}
 
 
 def test_yes_and_no_come_from_log_probabilities(llama):

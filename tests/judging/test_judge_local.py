@@ -8,6 +8,8 @@ import torch
 from tests.conftest import small_model
 from utils.errors import UserError
 from utils.judges.local import LocalJudge
+from utils.judges.score_tree import score_probabilities
+from utils.judges.tree_reading import SharedBeginning, read_one_by_one
 from utils.prompts import encode_prompt, format_prompt
 
 PROMPTS = ["Rate 0-100: no.", "Rate 0-100: thank you, my friend!", "Rate 0-100 whether this is polite: go away."]
@@ -40,6 +42,15 @@ def brute_force(model, tokenizer, prompt, answers, *, lead="Score:", goes_on=str
     return mass, weighted / mass
 
 
+def probabilities(judge, prompt):
+    """The probability of every answer on the scale, not renormalised."""
+    log_probs = read_one_by_one(judge._model, judge._encode(prompt), judge._tree)
+    values = {}
+    for (_, value), p in zip(judge._tree.ends, score_probabilities(judge._tree, log_probs).tolist(), strict=True):
+        values[value] = values.get(value, 0.0) + p
+    return values
+
+
 @pytest.fixture(scope="module")
 def float32(embedded):
     """The first layers of the embedded model, to be quick, with its own tokenizer."""
@@ -52,7 +63,7 @@ def float32(embedded):
 def test_the_expected_score_is_that_of_all_101_answers_read_one_by_one(float32, monkeypatch):
     model, tokenizer = float32
     monkeypatch.setattr("utils.judges.local.MIN_MASS", 0.0)
-    verdicts = dict(LocalJudge(model, tokenizer, "m").verdicts(PROMPTS))
+    verdicts = dict(LocalJudge(model, tokenizer, "m").judgements(PROMPTS))
     mass, expected = brute_force(model, tokenizer, PROMPTS[0], {str(i): i for i in range(101)})
     assert 0 < mass <= 1
     assert verdicts[0].score == pytest.approx(expected, abs=1e-3)
@@ -63,12 +74,11 @@ def test_the_expected_score_is_that_of_all_101_answers_read_one_by_one(float32, 
 def test_so_it_is_on_the_scale_to_nine_and_for_yes_and_no(float32, monkeypatch):
     model, tokenizer = float32
     monkeypatch.setattr("utils.judges.local.MIN_MASS", 0.0)
-    judge = LocalJudge(model, tokenizer, "m")
-    [(_, nine)] = judge.verdicts(PROMPTS[2:], "0_10")
+    [(_, nine)] = LocalJudge(model, tokenizer, "m", "0_10").judgements(PROMPTS[2:])
     _, expected = brute_force(model, tokenizer, PROMPTS[2], {str(i): i for i in range(10)})
     assert nine.score == pytest.approx(expected, abs=1e-3)
     question = "Is water wet? Reply with YES or NO."
-    values = judge.probabilities(question, "binary")
+    values = probabilities(LocalJudge(model, tokenizer, "m", "binary"), question)
     begins_word = lambda text: text.isascii() and text.isalnum()  # noqa: E731
     words = {"YES": 1, "Yes": 1, "yes": 1, "NO": 0, "No": 0, "no": 0}
     mass, expected = brute_force(model, tokenizer, question, words, lead="Answer:", goes_on=begins_word)
@@ -114,8 +124,8 @@ def test_eight_does_not_include_eighty_seven():
     model, tokenizer = small_model("llama"), Numbers(whole=False)
     torch.nn.init.normal_(model.lm_head.weight, std=1.0)  # far from uniform
     judge = LocalJudge(model, tokenizer, "m")
-    values = judge.probabilities("Rate it.")
-    before = torch.tensor([judge._encode("Rate it.", "0_100") + tokenizer.encode(" 8")])
+    values = probabilities(judge, "Rate it.")
+    before = torch.tensor([judge._encode("Rate it.") + tokenizer.encode(" 8")])
     with torch.no_grad():
         eight = model(before[:, :-2]).logits[0, -1].softmax(-1)[before[0, -2]]
         eight = eight * model(before[:, :-1]).logits[0, -1].softmax(-1)[before[0, -1]]
@@ -135,23 +145,21 @@ def expected_of(values):
 @pytest.mark.parametrize("whole", [False, True])
 def test_it_holds_for_a_tokenizer_that_splits_numbers_and_for_one_that_does_not(whole):
     model, tokenizer = small_model("llama"), Numbers(whole)
-    values = LocalJudge(model, tokenizer, "m").probabilities("Rate it.")
+    values = probabilities(LocalJudge(model, tokenizer, "m"), "Rate it.")
     mass, expected = brute_force(model, tokenizer, "Rate it.", ANSWERS)
     assert sum(values.values()) == pytest.approx(mass, rel=1e-3)
     assert expected_of(values) == pytest.approx(expected, abs=1e-3)
 
 
 def test_reading_the_tree_at_once_is_reading_every_answer_alone(any_model, caplog):
-    from utils.judges.tree_reader import TreeReader, read_paths
-
     judge = LocalJudge(any_model, Numbers(whole=False), "m")
-    tree = judge._tree("0_100")
-    prompts = [judge._encode(text, "0_100") for text in ("Rate this.", "Rate this one, please, all of it.", "Rate.")]
+    tree = judge._tree
+    prompts = [judge._encode(text) for text in ("Rate this.", "Rate this one, please, all of it.", "Rate.")]
     for shared in (0, 7):  # longer than the sliding window of some of these models
-        reader = TreeReader(any_model, prompts[0][:shared])
-        for prompt, found in zip(prompts, reader.read([p[shared:] for p in prompts], tree), strict=True):
-            torch.testing.assert_close(found, read_paths(any_model, prompt, tree), atol=2e-4, rtol=1e-3)
-    list(judge.verdicts(["Rate this."]))
+        beginning = SharedBeginning(any_model, prompts[0][:shared])
+        for prompt, found in zip(prompts, beginning.read([p[shared:] for p in prompts], tree), strict=True):
+            torch.testing.assert_close(found, read_one_by_one(any_model, prompt, tree), atol=2e-4, rtol=1e-3)
+    list(judge.judgements(["Rate this."]))
     assert "one answer at a time" not in caplog.text
 
 
@@ -164,14 +172,14 @@ def test_a_model_that_cannot_read_a_tree_reads_one_answer_at_a_time(caplog, monk
 
     monkeypatch.setattr(model, "forward", forward)
     monkeypatch.setattr("utils.judges.local.MIN_MASS", 0.0)
-    [(_, verdict)] = LocalJudge(model, Numbers(whole=False), "m").verdicts(["Rate it."])
+    [(_, verdict)] = LocalJudge(model, Numbers(whole=False), "m").judgements(["Rate it."])
     assert "one answer at a time" in caplog.text
     _, expected = brute_force(small_model("llama"), Numbers(whole=False), "Rate it.", ANSWERS)
     assert verdict.score == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_model_that_would_not_answer_with_a_number_gives_no_score():
-    [(_, verdict)] = LocalJudge(small_model("llama"), Numbers(whole=False), "m").verdicts(["Rate it."])
+    [(_, verdict)] = LocalJudge(small_model("llama"), Numbers(whole=False), "m").judgements(["Rate it."])
     assert verdict.score is None
     assert "of the probability on valid answers" in verdict.reason
 
@@ -179,7 +187,7 @@ def test_a_model_that_would_not_answer_with_a_number_gives_no_score():
 def test_a_prompt_longer_than_the_model_reads_is_unscored_and_the_others_are_not(monkeypatch):
     monkeypatch.setattr("utils.judges.local.MIN_MASS", 0.0)
     judge = LocalJudge(small_model("llama"), Numbers(whole=False), "m")
-    verdicts = dict(judge.verdicts(["Rate it.", "x" * 300, "Rate."]))
+    verdicts = dict(judge.judgements(["Rate it.", "x" * 300, "Rate."]))
     assert [verdicts[i].score is None for i in range(3)] == [False, True, False]
     assert "the judge reads" in verdicts[1].reason
 
@@ -187,13 +195,13 @@ def test_a_prompt_longer_than_the_model_reads_is_unscored_and_the_others_are_not
 def test_a_score_does_not_depend_on_what_else_is_judged(monkeypatch):
     monkeypatch.setattr("utils.judges.local.MIN_MASS", 0.0)
     judge = LocalJudge(small_model("gemma2"), Numbers(whole=False), "m")
-    together = dict(judge.verdicts(["Rate it now.", "Rate that thing over there.", "Bad?"]))
-    alone = dict(judge.verdicts(["Rate that thing over there."]))
+    together = dict(judge.judgements(["Rate it now.", "Rate that thing over there.", "Bad?"]))
+    alone = dict(judge.judgements(["Rate that thing over there."]))
     assert together[1].score == pytest.approx(alone[0].score, abs=1e-3)
 
 
 def test_nothing_to_judge_is_no_mistake_and_free_text_is_refused():
     judge = LocalJudge(small_model("llama"), Numbers(whole=False), "m")
-    assert list(judge.verdicts([])) == []
+    assert list(judge.judgements([])) == []
     with pytest.raises(UserError, match="binary_text"):
-        list(judge.verdicts(["x"], "binary_text"))
+        LocalJudge(small_model("llama"), Numbers(whole=False), "m", "binary_text")

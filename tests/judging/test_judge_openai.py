@@ -275,51 +275,47 @@ def test_two_hundred_answers_wait_for_each_other_at_most_twenty_at_a_time(ask):
 
 
 def test_keys_go_only_to_whom_they_belong(serve, monkeypatch):
-    from utils.judges.openai import OpenAiEndpoint
-
     server = serve(lambda body, n: completion("80", EIGHTY))
 
     async def sent_to(url, **options):
-        endpoint = OpenAiEndpoint("m", base_url=url, **options)
-        await endpoint.grade("p", "0_100")
-        await endpoint.aclose()
+        judge = OpenAiJudge("m", TEMPLATE, base_url=url, **options)
+        await judge.judge(question="q", answer="a")
+        await judge.aclose()
         return server.headers[-1]["authorization"]
 
     assert asyncio.run(sent_to(server.url)) == f"Bearer {KEY}"
     monkeypatch.setenv("JUDGE_API_KEY", "other-canary")
     assert asyncio.run(sent_to(server.url)) == "Bearer other-canary"
     monkeypatch.delenv("JUDGE_API_KEY")
-    elsewhere = OpenAiEndpoint("m", base_url="https://judge.example/v1")
-    assert elsewhere._make_client().api_key == "none"
+    elsewhere = OpenAiJudge("m", TEMPLATE, base_url="https://judge.example/v1")
+    assert elsewhere.client._make_sdk().api_key == "none"
 
 
 def test_a_server_named_in_the_environment_is_said_recorded_and_gets_no_companys_key(serve, monkeypatch, caplog):
-    from utils.judges.openai import OpenAiEndpoint
-
     monkeypatch.setenv("OPENAI_BASE_URL", "https://judge.example/v1")
-    elsewhere = OpenAiEndpoint("m")
-    assert elsewhere.where == "judge.example"
-    assert elsewhere._make_client().api_key == "none"
+    elsewhere = OpenAiJudge("m", TEMPLATE)
+    assert elsewhere.name == "m@judge.example"
+    assert elsewhere.client._make_sdk().api_key == "none"
     assert "OPENAI_BASE_URL sends the judge's requests to judge.example" in caplog.text
     server = serve(lambda body, n: completion("80", EIGHTY))
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("JUDGE_API_KEY", "other-canary")
 
     async def where():
-        endpoint = OpenAiEndpoint("m")
-        await endpoint.grade("p", "0_100")
-        await endpoint.aclose()
-        return endpoint.where
+        judge = OpenAiJudge("m", TEMPLATE)
+        await judge.judge(question="q", answer="a")
+        await judge.aclose()
+        return judge.name
 
-    assert asyncio.run(where()) == server.url.split("/")[2]
+    assert asyncio.run(where()) == f"m@{server.url.split('/')[2]}"
     assert server.headers[-1]["authorization"] == "Bearer other-canary"
     for own in ("https://api.openai.com/v1/", " "):
         monkeypatch.setenv("OPENAI_BASE_URL", own)
-        client = OpenAiEndpoint("m")._make_client()
+        client = OpenAiJudge("m", TEMPLATE).client._make_sdk()
         assert (client.base_url.host, client.api_key) == ("api.openai.com", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", "judge.example")
     with pytest.raises(UserError, match=r"^OPENAI_BASE_URL must look like"):
-        OpenAiEndpoint("m")
+        OpenAiJudge("m", TEMPLATE)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.chat.client import Token
 from utils.judges.reading import (
-    Step,
     expected_score,
     fill_template,
-    first_answer_step,
+    first_answer_token,
     read_number,
     read_yes_no,
     splits_numbers,
@@ -118,14 +118,14 @@ def test_an_expected_score_lies_among_the_answers_it_comes_from(top):
 
 
 def test_a_tokenizer_that_writes_digits_one_by_one_is_recognised():
-    assert splits_numbers([Step("8", ()), Step("7", ())]) is True
-    assert splits_numbers([Step(" ", ()), Step("8", ()), Step("7", ()), Step(".", ())]) is True
-    assert splits_numbers([Step("87", ())]) is False
-    assert splits_numbers([Step("8", (("8", -0.1), ("15", -3.0)))]) is False
-    assert splits_numbers([Step("8", (("8", -0.1), ("7", -3.0))), Step("", ())]) is None
-    assert splits_numbers([Step("10", ()), Step("0", ())]) is True
+    assert splits_numbers([Token("8", ()), Token("7", ())]) is True
+    assert splits_numbers([Token(" ", ()), Token("8", ()), Token("7", ()), Token(".", ())]) is True
+    assert splits_numbers([Token("87", ())]) is False
+    assert splits_numbers([Token("8", (("8", -0.1), ("15", -3.0)))]) is False
+    assert splits_numbers([Token("8", (("8", -0.1), ("7", -3.0))), Token("", ())]) is None
+    assert splits_numbers([Token("10", ()), Token("0", ())]) is True
 
 
 def test_white_space_before_the_answer_is_passed_over():
-    assert first_answer_step([Step("", ()), Step("\n", ()), Step("8", ())]) == 2
-    assert first_answer_step([Step(" ", ())]) is None
+    assert first_answer_token([Token("", ()), Token("\n", ()), Token("8", ())]) == 2
+    assert first_answer_token([Token(" ", ())]) is None

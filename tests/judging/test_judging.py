@@ -7,12 +7,11 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from extraction.judging.scoring import JOURNAL, JudgeSettings, judge_trait, resolve_judge
+from extraction.judging.scoring import JudgeSettings, judge_trait, resolve_judge
 
 from utils.definition import read_definition
 from utils.errors import UserError
 from utils.experiment import Experiment
-from utils.formats.files import read_jsonl
 from utils.formats.response_files import read_responses, read_responses_metadata, write_responses
 from utils.judge import DEFAULT_ANTHROPIC_MODEL, DEFAULT_OPENAI_MODEL, JudgeError, choose_judge
 from utils.records import Response
@@ -77,16 +76,16 @@ def test_every_side_is_scored_and_the_files_say_how(judged, folder, caplog):
     assert scores(folder, "neg") == [3, 4, 5, 6, 7, 8]
     assert scores(folder, "neutral") == [50, 51, 52, 53, 54, 55]
     assert {r.judge_method for r in read_responses(folder, "pos")} == {"logprobs"}
-    assert report["auroc"] == 1.0
-    assert report["contrast"] == pytest.approx(87)
-    assert report["kept"] == {"pos": N, "neg": N}
-    assert report["methods"] == {"logprobs": 3 * N}
-    assert report["tokens"] == 3 * N * 42
-    assert report["warnings"] == []
-    assert read_responses_metadata(folder)["judge"] == json.loads(json.dumps(report))
+    assert report.auroc == 1.0
+    assert report.contrast == pytest.approx(87)
+    assert report.kept == {"pos": N, "neg": N}
+    assert report.methods == {"logprobs": 3 * N}
+    assert report.tokens == 3 * N * 42
+    assert report.warnings == []
+    assert read_responses_metadata(folder)["judge"] == json.loads(json.dumps(report.to_json()))
     assert "18 scored, 0 unscored, 756 tokens used" in caplog.text
     assert "AUROC 1.000 against the intended side, contrast 87.0" in caplog.text
-    assert not folder.journal_path(JOURNAL).exists()
+    assert list(folder.root.rglob("*.partial*")) == []
 
 
 def test_a_row_without_a_valid_score_stays_empty_and_is_counted(judged, folder, caplog):
@@ -96,11 +95,11 @@ def test_a_row_without_a_valid_score_stays_empty_and_is_counted(judged, folder, 
     report = judged(answer)
     assert scores(folder, "pos") == [90, 91, None, 93, 94, 95]
     assert folder.responses_path("pos").read_text().splitlines()[3].endswith('"worth 92","","",""')
-    assert report["unscored"] == {"pos": 1, "neg": 0, "neutral": 0}
-    assert report["scored"]["pos"] == N - 1
-    assert report["mean_pos"] == pytest.approx((90 + 91 + 93 + 94 + 95) / 5)
+    assert report.unscored == {"pos": 1, "neg": 0, "neutral": 0}
+    assert report.scored["pos"] == N - 1
+    assert report.mean_pos == pytest.approx((90 + 91 + 93 + 94 + 95) / 5)
     assert "17 scored, 1 unscored" in caplog.text
-    assert sum(report["reasons"].values()) == 1
+    assert sum(report.reasons.values()) == 1
 
 
 def test_the_same_judge_scores_only_what_is_left(judged, folder):
@@ -108,7 +107,7 @@ def test_the_same_judge_scores_only_what_is_left(judged, folder):
     report = judged()
     assert judged.asked == 1
     assert scores(folder, "pos") == [90, 91, 92, 93, 94, 95]
-    assert report["unscored"] == {"pos": 0, "neg": 0, "neutral": 0}
+    assert report.unscored == {"pos": 0, "neg": 0, "neutral": 0}
     judged()
     assert judged.asked == 0
 
@@ -119,8 +118,8 @@ def test_another_judge_scores_everything_anew_and_says_so(judged, folder, caplog
     assert judged.asked == 3 * N
     assert scores(folder, "pos")[0] == 90
     assert "scoring all responses anew" in caplog.text
-    assert [e["name"].split("@")[0] for e in report["earlier"]] == ["judge-1"]
-    assert report["earlier"][0]["auroc"] == 0.5
+    assert [e.name.split("@")[0] for e in report.earlier] == ["judge-1"]
+    assert report.earlier[0].auroc == 0.5
 
 
 def test_another_prompt_scores_everything_anew(judged, folder, caplog):
@@ -139,7 +138,7 @@ def test_an_interrupted_run_loses_no_finished_score(judged, folder):
 
     with pytest.raises(JudgeError, match="has no model"):
         judged(answer, judge_concurrency=1)
-    kept = read_jsonl(folder.journal_path(JOURNAL))
+    kept = folder.scores_journal.pieces()
     assert len(kept) == 10  # one request was the check
     assert scores(folder, "pos") == [None] * N  # files change when all is done
     judged()
@@ -153,12 +152,12 @@ def test_an_interruption_by_hand_loses_no_finished_score(judged, folder):
     judge = resolve_judge(settings, None)
 
     def until_stopped(prompts):
-        for number, result in enumerate(judge.verdicts(prompts)):
+        for number, result in enumerate(judge.judgements(prompts)):
             if number == 5:
                 raise KeyboardInterrupt
             yield result
 
-    stopped = SimpleNamespace(name=judge.name, paid=True, usage=judge.usage, verdicts=until_stopped)
+    stopped = SimpleNamespace(name=judge.name, paid=True, tokens=judge.tokens, judgements=until_stopped)
     with pytest.raises(KeyboardInterrupt):
         judge_trait(folder, read_definition(folder), stopped, settings)
     judge.close()
@@ -177,9 +176,9 @@ def test_scores_in_the_journal_of_changed_responses_are_not_used(judged, folder)
 
 def test_a_judge_that_cannot_tell_the_sides_apart_is_called_out(judged, caplog):
     report = judged(lambda body, n: completion("40", [("40", {"40": 0.9, "I": 0.1})]))
-    assert report["auroc"] == 0.5
-    assert report["contrast"] == pytest.approx(0)
-    assert report["kept"] == {"pos": 0, "neg": N}
+    assert report.auroc == 0.5
+    assert report.contrast == pytest.approx(0)
+    assert report.kept == {"pos": 0, "neg": N}
     warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
     assert any("cannot tell the sides apart" in w and "--judge_model" in w and "--threshold 0" in w for w in warnings)
     assert any("contrast is low" in w and "--threshold 60" in w and "probe" in w for w in warnings)
@@ -196,17 +195,17 @@ def test_a_judge_that_scored_one_side_only_claims_nothing(judged, folder):
 
     write_responses(folder, "neg", [Response("Why?", "", "Why?", f"worth {i}") for i in (3, 4, 6, 7, 8)])
     report = judged(answer)
-    assert report["scored"]["neg"] == 0
-    assert report["auroc"] is None
-    assert report["contrast"] is None
-    assert report["mean_neg"] is None
-    assert "no neg response has a score" in report["warnings"][0]
+    assert report.scored["neg"] == 0
+    assert report.auroc is None
+    assert report.contrast is None
+    assert report.mean_neg is None
+    assert "no neg response has a score" in report.warnings[0]
 
 
 def test_neutral_responses_may_be_missing(judged, folder):
     folder.responses_path("neutral").unlink()
     report = judged()
-    assert report["scored"] == {"pos": N, "neg": N, "neutral": 0}
+    assert report.scored == {"pos": N, "neg": N, "neutral": 0}
     assert not folder.responses_path("neutral").exists()
 
 
@@ -214,7 +213,7 @@ def test_no_judge_leaves_scores_and_record_alone(judged, folder):
     report = judged()
     settings = JudgeSettings(judge_model="none")
     assert resolve_judge(settings, None) is None
-    assert judge_trait(folder, read_definition(folder), None, settings) == json.loads(json.dumps(report))
+    assert judge_trait(folder, read_definition(folder), None, settings) == report
     assert scores(folder, "pos")[0] == 90
 
 
@@ -248,14 +247,13 @@ def test_local_means_the_generation_model(caplog):
     from utils.models import LoadedModel
 
     generation = LoadedModel(small_model("llama"), object(), "tiny", "tiny", None)
-    for given in (generation, lambda: generation):
-        assert resolve_judge(JudgeSettings(judge_model="local"), given).name == "local:tiny"
+    assert resolve_judge(JudgeSettings(judge_model="local"), lambda: generation).name == "local:tiny"
     with pytest.raises(UserError, match="local:MODEL"):
         resolve_judge(JudgeSettings(judge_model="local"), None)
     other = dataclasses.replace(generation, name="org/judge")
     asked = []
     judge = resolve_judge(
-        JudgeSettings(judge_model="local:org/judge"), generation, lambda name: asked.append(name) or other
+        JudgeSettings(judge_model="local:org/judge"), lambda: generation, lambda name: asked.append(name) or other
     )
     assert (judge.name, asked) == ("local:org/judge", ["org/judge"])
 
@@ -278,6 +276,6 @@ def test_two_hundred_rows_at_twenty_at_a_time_spend_little_time_waiting(judged, 
     report = judge_trait(folder, read_definition(folder), judge, settings)
     waited = (time.perf_counter() - start) - (time.process_time() - worked)
     judge.close()
-    assert report["scored"] == {"pos": 100, "neg": 100, "neutral": 0}
+    assert report.scored == {"pos": 100, "neg": 100, "neutral": 0}
     assert judged.server.busiest == 20
     assert waited < 1.5

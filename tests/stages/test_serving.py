@@ -4,9 +4,9 @@ import logging
 import time
 
 import pytest
-from extraction.generate.responses import GenerationSettings
+from extraction.generate.plan import GenerationSettings
+from extraction.generate.stage import Stage1Settings, run
 from extraction.judging.scoring import JudgeSettings
-from extraction.stages import run_stage_1
 
 from tests.judging.servers import Reply, completion, error, scripted
 from utils.errors import UserError
@@ -18,17 +18,17 @@ from utils.models.generation import Sampling
 def generate(lab, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
-    def run(server, **settings):
-        run_stage_1(
-            experiment=lab.name, trait="alpha", traits=None, gen_model="served", gen_base_url=server.url,
-            judge=JudgeSettings("none"), judge_only=False,
-            settings=GenerationSettings(Sampling(12, temperature=0.7), seed=3), device="cpu", dtype=None, revision=None,
-            trust_remote_code=False, overwrite=False, experiments_dir=str(lab.experiments_dir),
-            **{"gen_concurrency": 3, **settings},
+    def through(server, gen_concurrency=3):
+        settings = Stage1Settings(
+            experiment=lab.name, trait="alpha", gen_model="served", gen_base_url=server.url,
+            gen_concurrency=gen_concurrency, judge=JudgeSettings("none"),
+            generation=GenerationSettings(Sampling(12, temperature=0.7), seed=3), device="cpu",
+            experiments_dir=str(lab.experiments_dir),
         )  # fmt: skip
+        run(settings)
         return {side: read_responses(lab.trait("alpha"), side) for side in ("pos", "neg", "neutral")}
 
-    return run
+    return through
 
 
 def _echo(body, number):
@@ -98,7 +98,7 @@ def _pours(out):
 
 
 def test_an_answer_that_drips_in_is_asked_for_again(generate, monkeypatch):
-    monkeypatch.setattr("extraction.generate.serving._SECONDS", 1.0)
+    monkeypatch.setattr("extraction.generate.served_model._SECONDS", 1.0)
     with scripted(lambda body, n: Reply(_drips) if n == 0 else _echo(body, n)) as server:
         rows = generate(server, gen_concurrency=1)
     assert len(server.requests) == 21

@@ -127,7 +127,7 @@ def test_the_verdict_and_its_warnings_follow_the_figures(checked):
 
 
 def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, monkeypatch):
-    from utils.judge import Verdict
+    from utils.judge import Judgement
 
     class Counting:
         name = "counting"
@@ -135,9 +135,9 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
         def __init__(self):
             self.seen, self.closed = [], False
 
-        def verdicts(self, prompts, eval_type="0_100"):
+        def judgements(self, prompts, eval_type="0_100"):
             self.seen += prompts
-            return ((i, Verdict(float(len(self.seen)))) for i in range(len(prompts)))
+            return ((i, Judgement(float(len(self.seen)))) for i in range(len(prompts)))
 
         def close(self):
             self.closed = True

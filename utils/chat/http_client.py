@@ -7,17 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from utils.errors import UserError
 
 _MOST_REDIRECTIONS = 10
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _MOST_BYTES = 8 * 2**20  # a chat completion has some thousand; a page or a broken server may have any number
-
-
-def _never(_status: int, _text: str) -> bool:
-    return False
 
 
 class _BoundedClient:
@@ -87,7 +83,7 @@ class _BoundedClient:
         return response
 
 
-def bounded_client(sdk_client: type, seconds: float, is_final: Callable[[int, str], bool] = _never) -> Any:
+def bounded_client(sdk_client: type, seconds: float, is_final: Callable[[int, str], bool]) -> Any:
     """An HTTP client for an SDK, whose requests fail after ``seconds`` as a time-out does and read some megabytes.
 
     Args:
@@ -108,8 +104,10 @@ def bounded_client(sdk_client: type, seconds: float, is_final: Callable[[int, st
             "certificates in PEM, or unset the variable"
         ) from error
     except (ImportError, ValueError, library_of(bounded).InvalidURL) as error:
+        # Their values may hold passwords.
+        names = ", ".join(sorted(name for name in os.environ if name.lower() in _PROXIES)) or "NO_PROXY"
         raise UserError(
-            f"cannot use the proxy in {_suspects()} of the environment ({type(error).__name__}). Set it to an address "
+            f"cannot use the proxy in {names} of the environment ({type(error).__name__}). Set it to an address "
             "such as http://proxy.example:3128, or unset it; socks5:// needs: pip install socksio"
         ) from error
 
@@ -122,20 +120,3 @@ def library_of(derived: type) -> Any:
     """httpx, or the package that has followed it, whichever a class is derived from."""
     name = next(kind.__module__ for kind in derived.__mro__ if kind.__module__.startswith("httpx"))
     return sys.modules[name.partition(".")[0]]
-
-
-def _suspects() -> str:
-    """The proxy variables that no plain address stands in, or else all; their values may hold passwords."""
-    names = sorted(
-        name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-    )
-    odd = [name for name in names if not _is_plain(os.environ[name]) and name.lower() != "no_proxy"]
-    return ", ".join(odd or names)
-
-
-def _is_plain(address: str) -> bool:
-    try:
-        parts = urlsplit(address if "://" in address else f"http://{address}")
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 0) >= 0
-    except ValueError:
-        return False

@@ -13,7 +13,6 @@ from typing import Any
 from utils.errors import DamagedFileError, UserError
 from utils.experiment import TraitFolder
 from utils.formats.files import read_json, read_text, replacing, sha256_of_texts, write_json
-from utils.formats.journal import Journal
 from utils.records import Polarity, Response
 
 _COLUMNS = ("question", "instruction", "prompt", "response", "trait_score")
@@ -83,14 +82,9 @@ def write_responses_metadata(folder: TraitFolder, metadata: Mapping[str, object]
     write_json(folder.responses_metadata_path, metadata)
 
 
-def generation_journal(folder: TraitFolder) -> Journal:
-    """The responses of a generation under way. It goes when all files are written, whose metadata come first."""
-    return Journal(folder.responses_dir, "generated")
-
-
 def check_responses_are_whole(folder: TraitFolder) -> None:
     """Raise UserError where stage 1 was ended while it wrote the files: they are of two runs, or not all there."""
-    begun = generation_journal(folder).settings()
+    begun = folder.generation_journal.settings()
     if begun is not None and read_responses_metadata(folder).get("generation") == begun:
         raise UserError(
             f"{folder.responses_dir}: the run that was writing these responses did not finish. {folder.command(1)}"
@@ -104,7 +98,7 @@ def responses_fingerprint(responses: Sequence[Response]) -> str:
 
 def _remedy(folder: TraitFolder) -> str:
     """How to make the responses again: stage 1 takes those that its metadata vouch for as finished."""
-    finished = folder.responses_metadata_path.is_file() and not generation_journal(folder).settings_path.is_file()
+    finished = folder.responses_metadata_path.is_file() and not folder.generation_journal.settings_path.is_file()
     return folder.command(1) + (" --overwrite" if finished else "")
 
 

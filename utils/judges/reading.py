@@ -7,8 +7,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from utils.chat.client import Token
 from utils.formats.files import parse_json
 
 EvalType = Literal["0_100", "0_10", "binary", "binary_text"]
@@ -25,7 +26,7 @@ _DECORATION = re.compile(r"[*_`\"'#\[\](){}]")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """What a judge made of one answer: a score and how it was made, or no score and why."""
 
     score: float | None
@@ -33,17 +34,9 @@ class Verdict:
     reason: str = ""
 
     @classmethod
-    def unscored(cls, reason: str) -> Verdict:
+    def unscored(cls, reason: str) -> Judgement:
         """No score, for ``reason``."""
         return cls(None, "", reason)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One generated token with the log-probabilities of the likeliest tokens at its place."""
-
-    token: str
-    top: tuple[tuple[str, float], ...]
 
 
 def fill_template(template: str, question: str, answer: str) -> str:
@@ -91,27 +84,27 @@ def expected_score(top: Sequence[tuple[str, float]], eval_type: str) -> float | 
     """
     values = answer_values(eval_type)
     # Rounding makes some servers report a log-probability just above 0; NaN fails the comparison.
-    found = [(values.get(token.strip().upper()), math.exp(min(p, 0.0))) for token, p in top if p < 0.01]
+    found = [(values.get(token.strip().upper()), math.exp(min(p, 0.0))) for token, p in top if -1e9 < p < 0.01]
     mass = sum(p for value, p in found if value is not None)
     if mass < MIN_MASS:
         return None
     return sum(value * p for value, p in found if value is not None) / mass
 
 
-def first_answer_step(steps: Sequence[Step]) -> int | None:
+def first_answer_token(tokens: Sequence[Token]) -> int | None:
     """Where the answer begins: the first generated token that is more than white space."""
-    return next((i for i, step in enumerate(steps) if step.token.strip()), None)
+    return next((i for i, token in enumerate(tokens) if token.text.strip()), None)
 
 
-def splits_numbers(steps: Sequence[Step]) -> bool | None:
-    """Whether the tokenizer writes numbers up to 100 in several tokens; None where these steps do not show it."""
-    numbers = [step.token for step in steps]
-    for first, second in itertools.pairwise(numbers):
+def splits_numbers(tokens: Sequence[Token]) -> bool | None:
+    """Whether the tokenizer writes numbers up to 100 in several tokens; None where these do not show it."""
+    texts = [token.text for token in tokens]
+    for first, second in itertools.pairwise(texts):
         joined = first.strip() + second
         if _is_digits(first.strip()) and _is_digits(second) and int(joined) <= 100:
             return True
-    tokens = [*numbers, *(token for step in steps for token, _ in step.top)]
-    return False if any(_is_digits(t.strip()) and len(t.strip()) > 1 for t in tokens) else None
+    texts += [text for token in tokens for text, _ in token.likeliest]
+    return False if any(_is_digits(t.strip()) and len(t.strip()) > 1 for t in texts) else None
 
 
 def _is_digits(text: str) -> bool:
@@ -151,10 +144,10 @@ def _json_score(text: str) -> float | None:
         value = parse_json(match[0]) if match else None
     except ValueError:
         return None
-    score: Any = value.get("score") if isinstance(value, dict) else None
-    # An integer may be too large for a float, and is off the scale then.
-    is_number = isinstance(score, int | float) and not isinstance(score, bool)
-    return float(score) if is_number and abs(score) < 1e6 else None
+    score = value.get("score") if isinstance(value, dict) else None
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        return None
+    return float(score) if abs(score) < 1e6 else None  # an integer may be too large for a float
 
 
 def _stated_number(text: str) -> float | None:

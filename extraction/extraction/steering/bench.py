@@ -127,7 +127,7 @@ class Bench:
         if self.judge is not None:
             pairs = zip(self.questions, texts, strict=True)
             prompts = [fill_template(self.eval_prompt, question, text) for question, text in pairs]
-            for i, found in self.judge.verdicts(prompts):
+            for i, found in self.judge.judgements(prompts):
                 scores[i] = found.score
         return scores
 

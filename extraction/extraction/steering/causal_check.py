@@ -78,8 +78,9 @@ def run_causal_check(settings: SteerSettings) -> CausalCheck:
         trust_remote_code=settings.trust_remote_code,
     )  # fmt: skip
     check_model(reader, loaded)
-    judge = resolve_judge(settings.judge, loaded)
-    questions = [definition.questions[i] for i in spread_evenly(len(definition.questions), settings.n_prompts)]
+    judge = resolve_judge(settings.judge, lambda: loaded)
+    picks = spread_evenly(len(definition.questions), settings.n_prompts)
+    questions = [definition.questions[i] for i in picks]
     bench = Bench(loaded, vector, reader, questions, definition.eval_prompt, judge, settings.sampling, settings.seed)
     with contextlib.closing(judge) if judge else contextlib.nullcontext():
         result = CausalCheck(vector, reader, *bench.try_doses(doses, settings.control))

@@ -1,4 +1,4 @@
-"""Forward passes that read a tree of answers after each of many prompts."""
+"""Forward passes that read a tree of scores after each of many prompts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from transformers import DynamicCache
 
-from utils.judges.answer_tree import AnswerTree
+from utils.judges.score_tree import ScoreTree
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 _TOKENS_PER_PASS = 2048
 
@@ -28,31 +30,31 @@ class _Read:
         real: False at padding, [batch, keys].
     """
 
-    cache: Any
+    cache: DynamicCache
     positions: Tensor
     real: Tensor
 
 
-class TreeReader:
-    """Reads prompts that share a beginning, and after each of them every node of a tree of answers in one pass.
+class SharedBeginning:
+    """What many prompts begin with, read once; of each of them, the rest and a tree of scores are read after it.
 
     Padding stands between the shared beginning and the rest. Attention masks are made here from positions, for sliding
     windows too, because the model's own would count the padding.
     """
 
-    def __init__(self, model: Any, beginning: Sequence[int]) -> None:
+    def __init__(self, model: PreTrainedModel, beginning: Sequence[int]) -> None:
         self._model = model
         self._device = model.get_input_embeddings().weight.device
         self._length = len(beginning)
         self._beginning = self._read_beginning(beginning)
 
     @torch.inference_mode()
-    def read(self, rests: Sequence[Sequence[int]], tree: AnswerTree) -> Iterator[Tensor]:
+    def read(self, rests: Sequence[Sequence[int]], tree: ScoreTree) -> Iterator[Tensor]:
         """Log-probabilities of the next token at every node after the beginning and each rest.
 
         Args:
             rests: token ids after the shared beginning, at least one each.
-            tree: the answers.
+            tree: the scores.
 
         Yields:
             Float32 [n_nodes, vocabulary] for each of ``rests``.
@@ -64,8 +66,8 @@ class TreeReader:
         offsets = torch.arange(width, device=self._device)[None] - (width - lengths)[:, None]
         causal = torch.ones(width, width, dtype=torch.bool, device=self._device).tril()
         root = self._extend(read, ids, self._length + offsets, offsets >= 0, causal, last_only=True)[:, -1:]
-        depths = torch.tensor(tree.depths[1:], device=self._device)
-        nodes = torch.tensor(tree.tokens[1:], device=self._device).expand(len(rests), -1)
+        depths = torch.tensor([len(node) for node in tree.nodes[1:]], device=self._device)
+        nodes = torch.tensor([node[-1] for node in tree.nodes[1:]], device=self._device).expand(len(rests), -1)
         positions = self._length + lengths[:, None] - 1 + depths[None]
         sees = tree.visibility().to(self._device)
         below = self._extend(read, nodes, positions, torch.ones_like(nodes, dtype=torch.bool), sees, last_only=False)
@@ -74,8 +76,6 @@ class TreeReader:
 
     @torch.inference_mode()
     def _read_beginning(self, beginning: Sequence[int]) -> _Read:
-        from transformers import DynamicCache
-
         empty = torch.zeros(1, 0, dtype=torch.long, device=self._device)
         # Without a configuration it keeps all keys, also of layers with a sliding window, which the masks then honour.
         read = _Read(DynamicCache(), empty, empty.bool())
@@ -130,24 +130,23 @@ class TreeReader:
 
 
 @torch.inference_mode()
-def read_paths(model: Any, prompt: Sequence[int], tree: AnswerTree) -> Tensor:
-    """As ``TreeReader.read`` for one prompt; each answer read on its own after the whole prompt, slowly."""
+def read_one_by_one(model: PreTrainedModel, prompt: Sequence[int], tree: ScoreTree) -> Tensor:
+    """As ``SharedBeginning.read`` for one prompt; each score read on its own after the whole prompt, slowly."""
     device = model.get_input_embeddings().weight.device
-    inner = set(tree.parents)
-    leaves = [node for node in range(1, len(tree.tokens)) if node not in inner]
-    result: dict[int, Tensor] = {}
-    rows = max(1, _TOKENS_PER_PASS // (len(prompt) + max(tree.depths)))
-    for start in range(0, len(leaves), rows):
-        paths = [tree.ancestors(leaf) for leaf in leaves[start : start + rows]]
-        longest = max(map(len, paths))
+    found: dict[tuple[int, ...], Tensor] = {}
+    longest = max(map(len, tree.nodes))
+    rows = max(1, _TOKENS_PER_PASS // (len(prompt) + longest))
+    for start in range(0, len(tree.leaves), rows):
+        leaves = tree.leaves[start : start + rows]
+        width = max(map(len, leaves))
         # Padding on the right changes nothing to its left in a causal model.
-        ids = [[*prompt, *(tree.tokens[n] for n in path), *[0] * (longest - len(path))] for path in paths]
-        logits = model(input_ids=torch.tensor(ids, device=device), use_cache=False).logits
-        for path, row in zip(paths, logits[:, len(prompt) - 1 :], strict=True):
-            for depth, node in enumerate([0, *path]):
-                result.setdefault(node, row[depth].float().log_softmax(-1))
-    return torch.stack([result[node] for node in range(len(tree.tokens))])
+        ids = torch.tensor([[*prompt, *leaf, *[0] * (width - len(leaf))] for leaf in leaves], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits[:, len(prompt) - 1 :]
+        for leaf, row in zip(leaves, logits, strict=True):
+            for depth in range(len(leaf) + 1):
+                found.setdefault(leaf[:depth], row[depth].float().log_softmax(-1))
+    return torch.stack([found[node] for node in tree.nodes])
 
 
-def _takes(model: Any, argument: str) -> bool:
+def _takes(model: PreTrainedModel, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters

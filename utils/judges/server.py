@@ -1,13 +1,14 @@
-"""Which server a judge is asked at, under which name it is recorded, and whose key it gets."""
+"""Which server a judge is asked at, and whose key that gets."""
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from utils.config import get_credential, keys_in, server_host
+from utils.chat.client import ChatServer
+from utils.config import get_credential, server_host
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -26,23 +27,7 @@ OPENAI = Company("https://api.openai.com/v1", "OPENAI_API_KEY", "OPENAI_BASE_URL
 ANTHROPIC = Company("https://api.anthropic.com", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
 
 
-@dataclass(frozen=True)
-class JudgeServer:
-    """An address, the name to record it by, the variable that should hold its key, and the key or nothing."""
-
-    url: str
-    where: str
-    key_name: str
-    key: str = field(repr=False)
-    is_own: bool = False
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """All that must not be shown: the key, and what stands before an @ in the address."""
-        return (self.key, *keys_in(self.url))
-
-
-def find_server(company: Company, base_url: str | None, api_key: str | None) -> JudgeServer:
+def find_server(company: Company, base_url: str | None, api_key: str | None) -> ChatServer:
     """The server at ``base_url``, else the one that the company's variable names, else the company's own.
 
     The key of one company is not sent to another one's server: that gets JUDGE_API_KEY, and one on this machine the
@@ -58,11 +43,11 @@ def find_server(company: Company, base_url: str | None, api_key: str | None) -> 
             instead = "local or --judge_base_url" if company is OPENAI else "for example local"
             choice = "choose --judge_model" if company is OPENAI else "choose another --judge_model,"
             raise UserError(f"no {company.key_name}: set it in .env, or {choice} {instead}")
-        return JudgeServer(company.url, urlsplit(company.url).netloc, company.key_name, key, is_own=True)
+        return ChatServer(company.url, urlsplit(company.url).netloc, key, company.key_name, is_own=True)
     where = server_host("--judge_base_url" if base_url else company.url_name, named)
     key_name = company.key_name if _is_this_machine(named) else "JUDGE_API_KEY"
     key = api_key or get_credential("JUDGE_API_KEY") or get_credential(key_name)
-    return JudgeServer(named, where, key_name, key or "")
+    return ChatServer(named, where, key or "", key_name)
 
 
 def _elsewhere(company: Company) -> str | None:

@@ -1,0 +1,298 @@
+"""What every client of a chat server shares: turns, errors told apart, the tokens used, and many requests at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from utils.chat.http_client import bounded_client
+from utils.config import keys_in, without_keys
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+
+Result = TypeVar("Result")
+
+_ROW_CODES = (
+    "context_length_exceeded",
+    "content_filter",
+    "content_policy_violation",
+    "string_above_max_length",
+    "invalid_prompt",
+)
+_ROW_WORDS = ("context length", "context window", "maximum context", "too long", "content policy", "content management")
+_QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "credit balance")
+
+
+class ChatError(Exception):
+    """A request that failed, in one line without keys.
+
+    Attributes:
+        status: of the server's answer, 0 where there is none to read.
+        said: the server's own words, or the library's where there are none.
+        names: the parameter and the code that the server names as the cause.
+        no_quota: whether the account is out of credit, which waiting does not mend.
+    """
+
+    def __init__(self, reason: str, status: int = 0, said: str = "", names: str = "", no_quota: bool = False) -> None:
+        super().__init__(reason)
+        self.status, self.said, self.names, self.no_quota = status, said, names, no_quota
+
+    @property
+    def is_about_the_request(self) -> bool:
+        """Whether the server rejected the kind of request; not one that is too long or whose content is not allowed."""
+        if self.status >= 500 or self.status in (0, 408, 409, 413, 429):
+            return False
+        codes, text = self.names.split(), self.said.lower()
+        return not any(code in _ROW_CODES for code in codes) and not any(words in text for words in _ROW_WORDS)
+
+
+class NoConnectionError(ChatError):
+    """No answer came."""
+
+
+class UnreadableAnswerError(ChatError):
+    """A server's answer is not what its API promises: a page, another object, half of one."""
+
+    def __init__(self) -> None:
+        super().__init__("the server's answer was not a chat completion in JSON")
+
+
+@dataclass(frozen=True)
+class ChatServer:
+    """An address, the name to show and record it by, the key or nothing, and the variable that should hold the key."""
+
+    url: str
+    where: str
+    key: str = field(repr=False)
+    key_name: str
+    is_own: bool = False
+
+    def without_keys(self, text: str) -> str:
+        """``text`` without this server's key, and without what stands before an @ in its address."""
+        return without_keys(text, self.key, *keys_in(self.url))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many requests are under way at a time, how often a passing failure is tried again, seconds for an answer."""
+
+    concurrency: int = 20
+    max_retries: int = 5
+    timeout: float = 120.0
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token, with the log-probabilities of the likeliest tokens at its place."""
+
+    text: str
+    likeliest: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered.
+
+    Attributes:
+        text: None where the answer holds no message.
+        ending: why it ended, in the server's word; empty where it gives none.
+        tokens: only where they were asked for and the server gives them.
+    """
+
+    text: str | None
+    ending: str
+    tokens: tuple[Token, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the model ended its answer by itself."""
+        return self.ending not in ("length", "max_tokens", "refusal")
+
+
+class _Sdk(Protocol):
+    async def close(self) -> None: ...
+
+
+Sdk = TypeVar("Sdk", bound=_Sdk)
+
+
+@dataclass(frozen=True)
+class _Session(Generic[Sdk]):
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    sdk: Sdk
+    places: asyncio.Semaphore
+
+
+class ChatClient(ABC, Generic[Sdk]):
+    """A model behind a chat server.
+
+    The first turn goes alone: it finds out whether the key works and what the server can do, for all the others.
+    """
+
+    def __init__(self, model: str, server: ChatServer, limits: Limits) -> None:
+        self.model = model
+        self.server = server
+        self.tokens = 0  # sent and received so far, as the server counts them
+        self.works = False
+        self._limits = limits
+        self._session: _Session[Sdk] | None = None
+        self._own_loop: asyncio.AbstractEventLoop | None = None
+        self._stopped: Exception | None = None
+
+    @abstractmethod
+    def _make_sdk(self) -> Sdk:
+        """The client of the server's library."""
+
+    def _connected(self, sdk: Callable[..., Sdk], http_client: type) -> Sdk:
+        """An ``sdk`` for this server, whose requests go through a bounded ``http_client``."""
+        return sdk(
+            api_key=self.server.key or "none",
+            base_url=self.server.url,
+            max_retries=self._limits.max_retries,
+            timeout=self._limits.timeout,
+            http_client=bounded_client(http_client, self._limits.timeout, is_useless_to_repeat),
+        )
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait until one of the places for requests is free, and hold it.
+
+        Raises:
+            Exception: that with which ``stop`` was called.
+        """
+        session = self._session_here()
+        async with session.places:
+            if self._stopped is not None:
+                raise self._stopped
+            yield
+            if not self.works:
+                self.works = True
+                for _ in range(self._limits.concurrency - 1):
+                    session.places.release()
+
+    def stop(self, error: Exception) -> None:
+        """Give ``error`` to all who wait for a turn: no request can succeed any more."""
+        self._stopped = error
+
+    def as_ready(self, work: Sequence[Coroutine[object, object, Result]]) -> Generator[tuple[int, Result], None, None]:
+        """Do all of ``work`` at once, for code that is not asynchronous.
+
+        Yields:
+            Each one's place in ``work`` and its result, as they come; those that are there before any error.
+        """
+        loop = self._own_loop = self._own_loop or asyncio.new_event_loop()
+        tasks = {loop.create_task(one): place for place, one in enumerate(work)}
+        # Not asyncio.wait, which looks at all that are under way each time one is ready: quadratic in the tasks.
+        ready: asyncio.Queue[asyncio.Task[Result]] = asyncio.Queue()
+        for task in tasks:
+            task.add_done_callback(ready.put_nowait)
+        missing = len(tasks)
+        try:
+            while missing:
+                done = [loop.run_until_complete(ready.get())]
+                while not ready.empty():
+                    done.append(ready.get_nowait())
+                missing -= len(done)
+                for task in sorted(done, key=lambda t: t.exception() is not None):
+                    yield tasks[task], task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(_settled(tasks))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.sdk.close()
+            self._session = None
+
+    def close(self) -> None:
+        """Close the connections and the event loop of ``as_ready``."""
+        if self._own_loop is not None:
+            self._own_loop.run_until_complete(self.aclose())
+            self._own_loop.close()
+            self._own_loop = None
+
+    def _session_here(self) -> _Session[Sdk]:
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._session.loop is not loop:  # connections cannot move between event loops
+            places = asyncio.Semaphore(self._limits.concurrency if self.works else 1)
+            self._session = _Session(loop, self._make_sdk(), places)
+        return self._session
+
+    def _explained(self, error: openai.APIError | anthropic.APIError) -> ChatError:
+        status, code = getattr(error, "status_code", 0), getattr(error, "code", None) or ""
+        said = error_text(error, self.server)
+        if not status:
+            return NoConnectionError(f"no connection ({said})", said=said)
+        names = f"{getattr(error, 'param', None) or ''} {code}"
+        return ChatError(f"{status}: {said}", status, said, names, mentions_quota(f"{code} {error.body}"))
+
+    def _count(self, answer: object, *names: str) -> None:
+        """Add up the tokens that an answer states under ``names``."""
+        counts = [at(answer, "usage", name) for name in names]
+        self.tokens += sum(count for count in counts if isinstance(count, int))
+
+
+async def _settled(tasks: Iterable[asyncio.Task[Result]]) -> None:
+    """Wait until all tasks have ended, in whatever way."""
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def error_text(error: openai.APIError | anthropic.APIError, server: ChatServer) -> str:
+    """The server's own words in an error, on one short line, without the keys that they may repeat."""
+    body = error.body
+    message = at(body, "error", "message") or at(body, "message") or body
+    text = " ".join(str(message if isinstance(message, str) and message else error).split())
+    text = server.without_keys(text)  # before it is cut, which may leave half a key
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def is_useless_to_repeat(status: int, text: str) -> bool:
+    """Whether an error will not pass; the libraries take every 429 and 500 for one that does."""
+    unsupported = "response_format" in text or "json_schema" in text
+    return (status == 429 or status >= 500) and (mentions_quota(text) or unsupported)
+
+
+def mentions_quota(text: str) -> bool:
+    """Whether a server's words say that the account is out of credit."""
+    return any(code in text.lower() for code in _QUOTA_CODES)
+
+
+def parse_answer(data: bytes) -> object:
+    """The value of an answer in JSON. Its texts may hold half characters and its numbers may be infinite.
+
+    Raises:
+        UnreadableAnswerError: it is something else.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:  # a page; a number of 5,000 digits; brackets without end
+        raise UnreadableAnswerError from error
+
+
+def at(value: object, *path: str | int) -> object:
+    """What a JSON value holds at ``path``; None where there is no such place.
+
+    >>> at({"choices": [{"text": "yes"}]}, "choices", 0, "text")
+    'yes'
+    >>> at({"choices": "no list"}, "choices", 0, "text") is None
+    True
+    """
+    for key in path:
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            value = value[key]
+        else:
+            return None
+    return value
