@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from extraction.cli import check_range, for_each_trait, progress_bar, trait_names
-from extraction.distributed import Process, this_process
+from extraction.distributed import Process, held_by_main, this_process
 from extraction.generate.local_model import LocalModel
 from extraction.generate.plan import GenerationSettings, fingerprint, plan
 from extraction.generate.responses import begin, check_settings, finished_responses, note_finished, write_files
@@ -78,8 +78,7 @@ def run(settings: Stage1Settings) -> None:
     judge = resolve_judge(settings.judge, local.load, load) if process.is_main else None
 
     def work(i: int) -> None:
-        # The main process holds the trait's lock for all of them.
-        with folders[i].locked() if process.is_main else contextlib.nullcontext():
+        with held_by_main(folders[i], process):
             if settings.judge_only:
                 check_responses_are_whole(folders[i])
             else:
