@@ -169,8 +169,8 @@ class TraitMonitor:
         return hook
 
     def _before_pass(self, module: nn.Module, args: HookInputs, kwargs: dict[str, object]) -> None:  # noqa: ARG002
-        goes_on = self._recorder.scores.columns > 0 and past_length(kwargs) > 0
-        if self._recorder.takes_plain_passes and not goes_on:
+        is_plain, has_begun = self._recorder.takes_plain_passes, self._recorder.scores.columns > 0
+        if is_plain and not (has_begun and past_length(kwargs)):
             self._recorder = Recorder(self._projector)
         self._recorder.begin_pass(args, kwargs)
 

@@ -28,6 +28,9 @@ class Phase(Enum):
     DONE = "done"
 
 
+_AT_REST = frozenset({Phase.IDLE, Phase.DONE})
+
+
 @dataclass(frozen=True)
 class Record:
     """What is known of a text that has ended well, on the CPU.
@@ -91,7 +94,7 @@ class Recorder:
         Raises:
             PassEnded: it was the last layer of a reading.
         """
-        if self.phase in (Phase.IDLE, Phase.DONE):  # a part of the model was called on its own
+        if self.phase in _AT_REST:  # a part of the model was called on its own
             return
         if self._projector.may_wait and hidden.size(1) == 1:
             self._projector.postpone(layer, hidden)
@@ -106,7 +109,7 @@ class Recorder:
         Raises:
             RuntimeError: ``generate`` fed several tokens, or none, in one step.
         """
-        if self.phase in (Phase.IDLE, Phase.DONE):  # the pass of a wrapped model has said so already
+        if self.phase in _AT_REST:  # the pass of a wrapped model has said so already
             return False
         self.scores.add_token(self._projector.project_postponed())
         is_step, self.phase = self.phase is Phase.STEP, Phase.IDLE
