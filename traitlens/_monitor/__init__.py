@@ -1,1 +1,1 @@
-"""Private parts of ``TraitMonitor``: how ``generate`` is understood, states are projected, scores are kept, and a text is followed."""
+"""Private parts of ``TraitMonitor``: how ``generate`` is understood, states projected, and scores recorded."""
