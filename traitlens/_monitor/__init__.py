@@ -1,1 +1,1 @@
-"""Private parts of ``TraitMonitor``: what ``generate`` does, states projected, scores kept, and a text followed."""
+"""Private parts of ``TraitMonitor``: how ``generate`` is understood, states projected, and scores recorded."""
