@@ -78,7 +78,9 @@ def _run(command: Callable[..., None], arguments: Sequence[str], asks_for_help: 
     command = _of_flags(command)
     script, signature = Path(sys.argv[0]).name, inspect.signature(command, eval_str=True)
     # Without positional parameters fire's help shows each with its flag, as the command wants it.
-    flags_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    described = inspect.getdoc(command) or ""
+    in_order = sorted(signature.parameters.values(), key=lambda p: described.find(f"\n    {p.name}: "))
+    flags_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in in_order]
     command.__signature__ = signature.replace(parameters=flags_only)  # type: ignore[attr-defined]
     if asks_for_help:
         sys.stdout.write(fire.helptext.HelpText(command, fire.trace.FireTrace(command, name=script)) + "\n")

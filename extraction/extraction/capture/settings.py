@@ -29,11 +29,11 @@ class Settings(TraitsSettings, LoadingSettings):
         neutral_tokens: keep this many single token states of neutral responses, for thresholds.
         store_dtype: precision of the files; by default float16, or bfloat16 for a model whose activations need its
             range.
-        overwrite: capture anew even where the same capture is there.
         device: cpu, cuda, cuda:1, mps, or auto to spread the model over all GPUs.
         dtype: float32, float16 or bfloat16; by default the checkpoint's own.
         revision: Hub branch, tag or commit of the model.
         trust_remote_code: run code that comes with the model.
+        overwrite: capture anew even where the same capture is there.
         experiments_dir: folder of the experiments.
     """
 

@@ -28,7 +28,7 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True)
-class Settings(TraitsSettings, LoadingSettings):
+class Settings(JudgeSettings, TraitsSettings, LoadingSettings):
     """Generate responses with and against each trait's instructions, and score them 0-100.
 
     Needs experiments/EXPERIMENT/TRAIT/trait_definition.json. Writes responses/{pos,neg,neutral}.csv and metadata.json
@@ -66,12 +66,7 @@ class Settings(TraitsSettings, LoadingSettings):
     gen_model: str | None = None
     gen_base_url: str | None = None
     gen_concurrency: int = 16
-    judge_model: str | None = None
-    judge_base_url: str | None = None
-    judge_concurrency: int = 20
-    judge_samples: int = 1
     judge_only: bool = False
-    threshold: float | None = None
     n_questions: int | None = None
     n_instructions: int | None = None
     max_new_tokens: int = 200
@@ -82,6 +77,7 @@ class Settings(TraitsSettings, LoadingSettings):
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("gen_concurrency", self.gen_concurrency, 1)
 
     @property
@@ -89,10 +85,3 @@ class Settings(TraitsSettings, LoadingSettings):
         """What decides the text of the responses."""
         sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p)
         return GenerationSettings(sampling, self.batch_size, self.seed, self.n_questions, self.n_instructions)
-
-    @property
-    def judge(self) -> JudgeSettings:
-        """How the responses are judged."""
-        return JudgeSettings(
-            self.judge_model, self.judge_base_url, self.judge_concurrency, self.judge_samples, self.threshold
-        )

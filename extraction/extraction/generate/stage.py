@@ -34,8 +34,7 @@ def run(settings: Settings) -> None:
     Raises:
         UserError: something foreseeable; traits that did not fail are finished.
     """
-    generation, judging = settings.generation, settings.judge
-    process = this_process(settings.device)
+    generation, process = settings.generation, this_process(settings.device)
     experiment, names = settings.home, settings.names
     remedy = definition_remedy(experiment.root / (names[0] if len(names) == 1 else "TRAIT") / DEFINITION)
     folders = experiment.select(names, DEFINITION, remedy)
@@ -50,7 +49,7 @@ def run(settings: Settings) -> None:
         generator = ServedModel(settings.gen_base_url, model_name, settings.gen_concurrency)
     if not (settings.judge_only or settings.overwrite):
         _refuse_other_settings({f: fingerprint(d, generation, generator.known) for f, d in definitions.items()})
-    judge = resolve_judge(judging, local.load, load) if process.is_main else None
+    judge = resolve_judge(settings, local.load, load) if process.is_main else None
 
     def work(folder: TraitFolder) -> None:
         with held_by_main(folder, process):
@@ -59,7 +58,7 @@ def run(settings: Settings) -> None:
             else:
                 _generate(folder, definitions[folder], generator, settings, process)
             if process.is_main:
-                judge_trait(folder, definitions[folder], judge, judging)
+                judge_trait(folder, definitions[folder], judge, settings)
 
     with contextlib.closing(judge) if judge else contextlib.nullcontext():
         if not settings.judge_only:
