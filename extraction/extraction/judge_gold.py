@@ -66,7 +66,8 @@ def judge_gold(
         experiments_dir: folder of the experiments.
         output: also write the figures to this JSON file.
     """
-    from extraction.judging.scoring import JudgeSettings, resolve_judge
+    from extraction.judging.scoring import resolve_judge
+    from extraction.judging.settings import JudgeSettings
     from utils.errors import UserError
     from utils.experiment import Experiment
     from utils.formats.files import check_output, write_json

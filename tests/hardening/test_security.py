@@ -17,13 +17,15 @@ import pytest
 import torch
 from extraction.capture.stage import model_behind
 from extraction.distributed import Process
-from extraction.exchange.importing import _sizes, import_into
+from extraction.exchange.importing import _sizes
 from extraction.fit.card import render_card
-from extraction.generate.plan import GenerationSettings, fingerprint
+from extraction.generate.plan import fingerprint
 from extraction.generate.responses import begin
 from extraction.generate.served_model import ServedModel
+from extraction.generate.settings import GenerationSettings
 from extraction.monitoring.report import write_report
 
+from tests.exchange.conftest import import_into
 from utils.config import get_credential, load_credentials, server_host, without_keys
 from utils.errors import DamagedFileError, UserError
 from utils.experiment import Experiment

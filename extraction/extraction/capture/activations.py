@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from extraction.capture.examples import (
@@ -29,6 +29,7 @@ from extraction.capture.files import (
     unfinished_journal,
 )
 from extraction.capture.reading import States, read_batch
+from extraction.capture.settings import Settings
 from extraction.cli import progress_bar
 from extraction.distributed import Process
 from traitlens.layers import LAYER_CONVENTION, hook_point, n_layers
@@ -39,7 +40,7 @@ from utils.formats.response_files import responses_fingerprint
 from utils.models.generation import halving_on_out_of_memory
 from utils.models.load import LoadedModel
 from utils.prompts import template_hash
-from utils.records import POLARITIES, ActivationsInfo, Context, Polarity, StoredDtype
+from utils.records import POLARITIES, ActivationsInfo, Polarity, StoredDtype
 from utils.versions import package_versions
 
 if TYPE_CHECKING:
@@ -53,22 +54,8 @@ POOLING = "mean over the response's own tokens, accumulated in float32"
 _FLOAT16_SAFE = 16_384.0
 
 
-@dataclass(frozen=True)
-class CaptureSettings:
-    """What to read and how to cut it into batches; ``extraction/2_extract_activations.py`` says more of each."""
-
-    context: Context = "question"
-    layers: tuple[int, ...] | None = None
-    threshold: float | None = None
-    batch_size: int = 64
-    batch_tokens: int = 4096
-    neutral_tokens: int = 1000
-    store_dtype: StoredDtype | None = None
-    overwrite: bool = False
-
-
 def capture_activations(
-    folder: TraitFolder, source: TraitFolder, loaded: LoadedModel, settings: CaptureSettings, process: Process
+    folder: TraitFolder, source: TraitFolder, loaded: LoadedModel, settings: Settings, process: Process
 ) -> None:
     """Capture the activations of a trait's responses.
 
@@ -111,7 +98,7 @@ def capture_activations(
 def _describe(
     source: TraitFolder,
     loaded: LoadedModel,
-    settings: CaptureSettings,
+    settings: Settings,
     kept: Mapping[Polarity, NumberedResponses],
     examples: Sequence[Example],
 ) -> ActivationsInfo:

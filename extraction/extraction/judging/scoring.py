@@ -6,11 +6,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from extraction.cli import check_range
 from extraction.judging.report import JudgeReport, read_report, report_on
+from extraction.judging.settings import JudgeSettings
 from utils.errors import UserError
 from utils.experiment import TraitFolder
 from utils.formats.files import sha256_of_texts
@@ -22,7 +22,7 @@ from utils.formats.response_files import (
 )
 from utils.judge import Judge, Judgement, choose_judge, fill_template, make_api_judge
 from utils.models.load import LoadedModel, load_model
-from utils.records import DEFAULT_THRESHOLD, POLARITIES, Polarity, Response, TraitDefinition
+from utils.records import POLARITIES, Polarity, Response, TraitDefinition
 
 if TYPE_CHECKING:
     from utils.judges.local import LocalJudge
@@ -34,27 +34,6 @@ _CHARACTERS_PER_TOKEN = 4
 
 # Where a response stands: its side and its row in that side's file.
 Place = tuple[Polarity, int]
-
-
-@dataclass(frozen=True)
-class JudgeSettings:
-    """How to judge, as the flags of stage 1 say it; ``threshold`` None means the default, which ``kept_from`` knows."""
-
-    judge_model: str | None = None
-    judge_base_url: str | None = None
-    judge_concurrency: int = 20
-    judge_samples: int = 1
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        check_range("judge_concurrency", self.judge_concurrency, 1)
-        check_range("judge_samples", self.judge_samples, 1)
-        check_range("threshold", self.threshold, 0, 100)
-
-    @property
-    def kept_from(self) -> float:
-        """The score from which a response shows what it was asked for."""
-        return DEFAULT_THRESHOLD if self.threshold is None else self.threshold
 
 
 def resolve_judge(
