@@ -12,7 +12,7 @@ from utils.models.load import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import Cache, StoppingCriteria
+    from transformers import Cache
 
 logger = logging.getLogger(__name__)
 
@@ -108,12 +108,17 @@ def _run(
     loaded: LoadedModel, input_ids: Tensor, attention_mask: Tensor, cache: Cache | None, sampling: Sampling
 ) -> tuple[Tensor, Cache | None]:
     """Generate on until all rows have ended, or until enough have for the others to go on without them."""
+    import torch
     from transformers import StoppingCriteriaList
 
-    stop = _enough_ended(loaded.end_ids, len(input_ids))
+    def enough(ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # noqa: ARG001
+        """True for all rows once half of them have ended; small batches are not worth the change."""
+        ended = _ended(ids[:, input_ids.shape[1] :], loaded.end_ids)
+        return torch.full_like(ended, len(ended) >= 8 and int(ended.sum()) * 2 >= len(ended))
+
     output = loaded.model.generate(
         input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, return_dict_in_generate=True,
-        stopping_criteria=StoppingCriteriaList([stop]), eos_token_id=sorted(loaded.end_ids),
+        stopping_criteria=StoppingCriteriaList([enough]), eos_token_id=sorted(loaded.end_ids),
         pad_token_id=loaded.tokenizer.pad_token_id, **sampling.generate_arguments(),
     )  # fmt: skip
     return output.sequences, output.past_key_values
@@ -126,26 +131,6 @@ def _rows_of_cache(cache: Cache | None, keep: Tensor) -> Cache | None:
         return None
     cache.batch_select_indices(keep.cpu())  # layers may lie on several devices; indices on the CPU suit all of them
     return cache
-
-
-def _enough_ended(end_ids: frozenset[int], batch: int) -> StoppingCriteria:
-    import torch
-    from transformers import StoppingCriteria
-
-    class EnoughEnded(StoppingCriteria):
-        """True for all rows once half of them have ended; small batches are not worth the change."""
-
-        def __init__(self) -> None:
-            self.ended = torch.zeros(batch, dtype=torch.bool)
-
-        def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # noqa: ARG002
-            last = input_ids[:, -1]
-            ends = torch.tensor(sorted(end_ids), device=last.device)
-            self.ended = self.ended.to(last.device) | torch.isin(last, ends)
-            enough = batch >= 8 and int(self.ended.sum()) * 2 >= batch
-            return torch.full((batch,), enough, dtype=torch.bool, device=last.device)
-
-    return EnoughEnded()
 
 
 def _ended(new_ids: Tensor, end_ids: frozenset[int]) -> Tensor:
