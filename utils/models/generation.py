@@ -58,14 +58,13 @@ def derived_seed(*parts: object) -> int:
 def left_padded(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """``input_ids`` and ``attention_mask`` [batch, seq] with padding on the left, as generating needs it."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    length = max(len(s) for s in sequences)
-    input_ids = torch.full((len(sequences), length), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, sequence in enumerate(sequences):
-        input_ids[row, length - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
-        attention_mask[row, length - len(sequence) :] = 1
-    return input_ids, attention_mask
+    # Turned around, as its own padding on the left is younger than the oldest torch that is supported.
+    turned = [torch.tensor(sequence, dtype=torch.long).flip(0) for sequence in sequences]
+    input_ids = pad_sequence(turned, batch_first=True, padding_value=pad_id)
+    attention_mask = pad_sequence([torch.ones_like(row) for row in turned], batch_first=True)
+    return input_ids.flip(1), attention_mask.flip(1)
 
 
 def generate_batch(
@@ -111,14 +110,16 @@ def _run(
     import torch
     from transformers import StoppingCriteriaList
 
-    def enough(ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # noqa: ARG001
+    before = input_ids.shape[1]
+
+    def enough_ended(ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # noqa: ARG001 - transformers' signature
         """True for all rows once half of them have ended; small batches are not worth the change."""
-        ended = _ended(ids[:, input_ids.shape[1] :], loaded.end_ids)
+        ended = _ended(ids[:, before:], loaded.end_ids)
         return torch.full_like(ended, len(ended) >= 8 and int(ended.sum()) * 2 >= len(ended))
 
     output = loaded.model.generate(
         input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, return_dict_in_generate=True,
-        stopping_criteria=StoppingCriteriaList([enough]), eos_token_id=sorted(loaded.end_ids),
+        stopping_criteria=StoppingCriteriaList([enough_ended]), eos_token_id=sorted(loaded.end_ids),
         pad_token_id=loaded.tokenizer.pad_token_id, **sampling.generate_arguments(),
     )  # fmt: skip
     return output.sequences, output.past_key_values

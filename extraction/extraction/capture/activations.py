@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from extraction.capture.examples import (
     Example,
@@ -42,9 +43,6 @@ from utils.models.load import LoadedModel
 from utils.prompts import template_hash
 from utils.records import POLARITIES, ActivationsInfo, Polarity, StoredDtype
 from utils.versions import package_versions
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -152,9 +150,9 @@ def _read_and_write(
 ) -> None:
     """Read a batch, and write its means and kept tokens to their rows; they are on disk on return."""
 
-    def work(part: Sequence[Example]) -> list[None]:
+    def work(part: Sequence[Example]) -> list[object]:
         _write(part, read_batch(part, loaded, layers), writers)
-        return [None] * len(part)
+        return []
 
     halving_on_out_of_memory(work, batch)
     for writer in writers.values():

@@ -82,13 +82,5 @@ def load_model_of(
     return loaded
 
 
-def describe_vectors(chosen: Mapping[str, VectorsOfTrait]) -> dict[str, list[list[object]]]:
-    """What results depend on of the vectors, as JSON values."""
-    return {
-        trait: [[v.model, v.method, v.layer, v.baseline, *map(float, (v.vector.sum(), v.vector.norm()))] for v in c.all]
-        for trait, c in chosen.items()
-    }
-
-
 def _flat(chosen: Mapping[str, VectorsOfTrait]) -> list[TraitVector]:
     return [vector for of_trait in chosen.values() for vector in of_trait.all]
