@@ -97,7 +97,7 @@ def _summarise(made: Experiment, results: Path) -> None:
         logger.info(
             "  %-12s %d vectors in %s; best: %s at layer %d, held-out AUROC %.2f (%.2f to %.2f), norm %.1f",
             trait, len(rows), made.trait(trait).vectors_dir.relative_to(REPOSITORY), rows[0].method, rows[0].layer,
-            rows[0].auroc, rows[0].auroc_low, rows[0].auroc_high, vector.vector.norm(),
+            rows[0].auroc, float(rows[0].extra["auroc_low"]), float(rows[0].extra["auroc_high"]), vector.vector.norm(),
         )  # fmt: skip
     for record in read_results(results):
         means = ", ".join(
