@@ -99,19 +99,16 @@ def _fit_trait(folder: TraitFolder, settings: Settings) -> Sweep:
         found = f"{min(captured)}..{max(captured)}" if len(captured) > 1 else str(captured[0])
         raise UserError(f"{folder.trait}: layer {missing[0]} was not captured (captured: {found}); give other --layers")
     _log_counts(contrast)
-    methods = [_method(name, settings.seed) for name in dict.fromkeys(settings.methods)]
+    names = dict.fromkeys(settings.methods)
+    methods = [get_method(name, seed=settings.seed) if name == "ica" else get_method(name) for name in names]
     with progress_bar(f"{folder.trait}: fitting", len(layers), Process()) as advance:
         result = sweep(contrast, methods, layers, settings.seed, lambda: advance(1))
-    _write(folder, contrast, methods, result, settings)
+    _write(contrast, methods, result, settings)
     logger.info(headline(folder.trait, result))
     for warning in doubts_about(result):
         logger.warning("%s: warning: %s", folder.trait, warning)
     logger.info("%s: vectors in %s", folder.trait, folder.vectors_dir)
     return result
-
-
-def _method(name: str, seed: int) -> ExtractionMethod:
-    return get_method(name, seed=seed) if name == "ica" else get_method(name)
 
 
 def _log_counts(contrast: Contrast) -> None:
@@ -123,9 +120,8 @@ def _log_counts(contrast: Contrast) -> None:
             )  # fmt: skip
 
 
-def _write(
-    folder: TraitFolder, contrast: Contrast, methods: Sequence[ExtractionMethod], result: Sweep, settings: Settings
-) -> None:
+def _write(contrast: Contrast, methods: Sequence[ExtractionMethod], result: Sweep, settings: Settings) -> None:
+    folder = contrast.file.folder
     parameters = {method.name: vars(method) for method in methods}
     described = [
         metadata_of(measured, contrast, result, hyper_parameters=parameters[measured.method], seed=settings.seed)
@@ -134,7 +130,7 @@ def _write(
     for measured, metadata in zip(result.vectors, described, strict=True):
         write_vector(folder, measured.vector, metadata)
     write_summary(folder, [SummaryRow.of(metadata, best=bool(metadata.best)) for metadata in described])
-    write_card(folder, contrast, result, described[0])
+    write_card(contrast, result, described[0])
     earlier = len(available_vectors(folder)) - len(described)
     if earlier:
         told = "%s: %d vectors of earlier runs stay beside these; %s lists this run"
