@@ -6,7 +6,10 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from extraction.fit.contrast import Contrast, read_contrast
 from extraction.fit.matrix import matrix_is_due, write_matrix
@@ -36,9 +39,6 @@ from utils.models.compatibility import same_model
 from utils.models.load import model_of_experiment, model_path
 from utils.records import TraitVector
 from utils.versions import package_versions
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -199,8 +199,6 @@ def _measured(
     contrast: Contrast | None, layer: int, vector: Tensor
 ) -> tuple[float | None, NeutralRecord | None, MetricsRecord | None]:
     """Zero, scale and figures of a foreign vector, all of whose examples are new to it; None where nothing is known."""
-    import torch
-
     if contrast is None or layer not in contrast.file.info.layers:
         return None, None, None
     pos, neg = contrast.layer(layer)
