@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from traitlens.hooks import ForwardHook, HookManager
+from traitlens.hooks import HookInputs, HookManager, LayerHook, PassEnded
 from traitlens.layers import hidden_of
 
 
@@ -35,10 +34,10 @@ class ActivationCapture:
         self._device = device
         self._pieces: dict[str, list[Tensor]] = {}
 
-    def make_hook(self, name: str) -> ForwardHook:
+    def make_hook(self, name: str) -> Callable[[nn.Module, HookInputs, object], None]:
         """A forward hook that stores the module's output, or a layer hook that stores the layer, under ``name``."""
 
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001 - torch's signature
+        def hook(module: nn.Module, inputs: HookInputs, output: object) -> None:  # noqa: ARG001 - torch's signature
             hidden = hidden_of(output).detach()
             self._pieces.setdefault(name, []).append(hidden if self._device is None else hidden.to(self._device))
 
@@ -77,17 +76,13 @@ class ActivationCapture:
 Reduce = Callable[[Tensor], Tensor]
 
 
-class _Stop(Exception):  # noqa: N818 - a signal, not an error: everything asked for has been computed
-    """Ends a forward pass after the deepest hooked layer."""
-
-
 def read_layers(
     model: nn.Module,
     input_ids: Tensor,
     attention_mask: Tensor,
     layers: Sequence[int],
     reduce: Reduce,
-    **inputs: Any,
+    **inputs: object,
 ) -> Tensor:
     """What ``reduce`` makes of the residual stream at each of ``layers``, in one forward pass.
 
@@ -108,18 +103,18 @@ def read_layers(
     reduced: dict[int, Tensor] = {}
     deepest = max(layers)
 
-    def reducing_hook(layer: int) -> ForwardHook:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], hidden: Tensor) -> None:  # noqa: ARG001 - torch's signature
+    def reducing_hook(layer: int) -> LayerHook:
+        def hook(module: nn.Module, inputs: HookInputs, hidden: Tensor) -> None:  # noqa: ARG001 - torch's signature
             reduced[layer] = reduce(hidden).float()
             if layer == deepest:
-                raise _Stop
+                raise PassEnded
 
         return hook
 
     with HookManager(model) as hooks, torch.inference_mode():
         for layer in set(layers):
             hooks.add_layer_hook(layer, reducing_hook(layer))
-        with contextlib.suppress(_Stop):  # the normal end
+        with contextlib.suppress(PassEnded):  # the normal end
             model(input_ids=input_ids, attention_mask=attention_mask, **({"use_cache": False} | inputs))
     # One stack per device, then one transfer each: a model on several GPUs has layers on all of them.
     first = reduced[layers[0]].device

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from traitlens.layers import hidden_of, hook_point, submodule
 
-ForwardHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
-LayerHook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]
+# As torch has them: whatever the module is given, and whatever it returns.
+HookInputs: TypeAlias = tuple[Any, ...]
+ForwardHook: TypeAlias = Callable[[nn.Module, HookInputs, Any], object]
+LayerHook: TypeAlias = Callable[[nn.Module, HookInputs, Tensor], Tensor | None]
+
+
+class PassEnded(Exception):  # noqa: N818 - a signal, not an error: everything asked for has been computed
+    """Ends a forward pass after the deepest layer that is read."""
 
 
 class HookManager:
@@ -68,9 +73,7 @@ class HookManager:
     def __enter__(self) -> HookManager:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove_all()
 
     def _module(self, path: str) -> nn.Module:
@@ -82,7 +85,7 @@ class HookManager:
 
 
 def _on_output(hook: LayerHook) -> ForwardHook:
-    def call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    def call(module: nn.Module, inputs: HookInputs, output: object) -> object:
         replacement = hook(module, inputs, output if isinstance(output, Tensor) else hidden_of(output))
         if replacement is None or not isinstance(output, tuple):
             return replacement
@@ -91,8 +94,10 @@ def _on_output(hook: LayerHook) -> ForwardHook:
     return call
 
 
-def _on_input(hook: LayerHook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
-    def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _on_input(
+    hook: LayerHook,
+) -> Callable[[nn.Module, HookInputs, dict[str, Any]], tuple[HookInputs, dict[str, Any]] | None]:
+    def call(module: nn.Module, args: HookInputs, kwargs: dict[str, Any]) -> tuple[HookInputs, dict[str, Any]] | None:
         hidden = args[0] if args else kwargs["hidden_states"]
         replacement = hook(module, args, hidden)
         if replacement is None:

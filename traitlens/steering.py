@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from traitlens.compute import fault_of_vector
-from traitlens.hooks import HookManager
+from traitlens.hooks import HookInputs, HookManager
 from traitlens.validation.evaluation import TAILS
 
 
@@ -44,7 +43,7 @@ def add_steering_hook(hooks: HookManager, vector: Tensor, layer: int, coefficien
     added = vector.detach().float() * coefficient
     on_device: dict[torch.device, Tensor] = {}
 
-    def hook(module: nn.Module, inputs: tuple[Any, ...], hidden: Tensor) -> Tensor | None:  # noqa: ARG001 - torch's signature
+    def hook(module: nn.Module, inputs: HookInputs, hidden: Tensor) -> Tensor | None:  # noqa: ARG001 - torch's signature
         if hidden.shape[-1] != len(added):
             raise ValueError(f"vector has hidden size {len(added)} but layer {layer} has {hidden.shape[-1]}")
         if coefficient == 0:

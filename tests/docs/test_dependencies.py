@@ -13,7 +13,7 @@ IN_AN_ENVIRONMENT_OF_THEIR_OWN = {"repeng", "steering-vectors"}
 
 def declared(heading):
     """Names of the distributions in a list of pyproject.toml."""
-    listed = re.search(rf"^{heading} = \[\n(.*?)^\]", (pages.ROOT / "pyproject.toml").read_text(), re.S | re.M)[1]
+    listed = re.search(rf"^{heading} = \[[^\n]*\n(.*?)^\]", (pages.ROOT / "pyproject.toml").read_text(), re.S | re.M)[1]
     return {re.match(r'\s*"([\w-]+)', line)[1].replace("_", "-").lower() for line in listed.splitlines()}
 
 
@@ -30,10 +30,15 @@ def imported(*folders):
     return {DISTRIBUTIONS.get(name, name).replace("_", "-") for name in found - sys.stdlib_module_names - own}
 
 
-def test_the_dependencies_are_what_the_packages_import():
-    assert imported("traitlens", "utils", "extraction") == declared("dependencies")
+def test_the_toolkit_requires_what_it_imports():
+    assert imported("traitlens") == declared("dependencies")
+
+
+def test_the_pipeline_requires_what_it_imports_besides():
+    assert imported("utils", "extraction") <= declared("dependencies") | declared("pipeline")
+    assert declared("pipeline") == imported("utils", "extraction") - declared("dependencies")
 
 
 def test_the_tests_and_benchmarks_import_what_is_declared():
-    allowed = declared("dependencies") | declared("test") | declared("fuzz") | IN_AN_ENVIRONMENT_OF_THEIR_OWN
+    allowed = set().union(*map(declared, ("dependencies", "pipeline", "test", "fuzz"))) | IN_AN_ENVIRONMENT_OF_THEIR_OWN
     assert imported("tests", "benchmarks") <= allowed

@@ -364,7 +364,7 @@ def _define(folder, pairs):
         ([], [{"a", "x"}, {"b", "y"}]),
         ([("c", "z")], [{"a", "x"}, {"b", "y"}]),
     ],
-    ids=str,
+    ids=lambda groups: str([sorted(group) for group in groups]),  # sets print in another order in each process
 )
 def test_instructions_that_share_a_text_are_held_out_together(lab, caplog, pairs, units):
     texts = {side: sorted({pair[i] for pair in pairs} - {"z"}) for i, side in enumerate(("pos", "neg"))}

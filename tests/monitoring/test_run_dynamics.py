@@ -274,7 +274,20 @@ class Terminal(io.StringIO):
 
 
 # Of all tokens, the strongest colour is for those that are 2 over the baseline.
-COLOURING = TraitVector("evil", "probe", 1, torch.ones(2), 1.0, {"fpr_1": 3.0}, "m", {})
+COLOURING = TraitVector(
+    torch.ones(2),
+    VectorMetadata.from_json(
+        {
+            "trait": "evil",
+            "method": "probe",
+            "layer": 1,
+            "model": "m",
+            "hidden_size": 2,
+            "baseline": 1.0,
+            "neutral": {"fpr_1": 3.0},
+        }
+    ),
+)
 
 
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])

@@ -7,6 +7,7 @@ from torch import nn
 
 from tests.conftest import small_model
 from traitlens import ActivationCapture, HookManager, TraitMonitor, projection
+from traitlens._monitor.scores import Scores
 
 LAYERS = (0, 2, 4)
 
@@ -316,13 +317,12 @@ def test_only_scores_are_kept_four_bytes_for_each_vector_and_token(model):
     assert monitor.memory_usage() == 4 * 4 * (6 + 200)
 
 
-def test_many_single_token_pieces_are_joined_on_the_way(model):
-    with TraitMonitor(model, {"one": vectors()["one"]}) as monitor, torch.no_grad():
-        run, total = monitor._run, 700
-        for i in range(total):
-            run.add(2, torch.full((1, 1, 1), float(i)))
-    assert len(run.pieces[2]) < 300
-    assert run.joined()[2].flatten().tolist() == list(range(total))
+def test_many_single_token_pieces_are_joined_on_the_way():
+    scores, total = Scores(), 700
+    for i in range(total):
+        scores.add(2, torch.full((1, 1, 1), float(i)))
+    assert len(scores.pieces()[2]) < 300
+    assert scores.on_cpu()[2].flatten().tolist() == list(range(total))
 
 
 def test_a_second_run_replaces_the_first(model):
@@ -397,6 +397,35 @@ def test_hooks_and_generate_are_as_before_after_an_exception(model):
     assert "generate" not in vars(model)
     with pytest.raises(RuntimeError, match="nothing was monitored"):
         monitor.scores()
+
+
+def test_after_a_failure_the_next_pass_is_a_text_of_its_own(model):
+    def fail(*_):
+        raise KeyError("stop")
+
+    wanted = teacher_forced(model, prompt())
+    with TraitMonitor(model, vectors()) as monitor, torch.no_grad():
+        handle = model.model.layers[2].register_forward_hook(fail)
+        for work in (lambda: generate(model, prompt()), lambda: monitor.read([[5, 6]], [[7]])):
+            with pytest.raises(KeyError):
+                work()
+            with pytest.raises(RuntimeError, match="nothing was monitored"):
+                monitor.scores()
+            assert len(monitor) == 0
+        handle.remove()
+        model(input_ids=prompt())
+    assert_close(monitor.scores(), wanted)
+
+
+def test_what_was_read_before_stays_when_the_text_goes_on(model):
+    with TraitMonitor(model, vectors()) as monitor, torch.no_grad():
+        cache = model(input_ids=prompt(), use_cache=True).past_key_values
+        before, copied = monitor.scores(), {trait: s.clone() for trait, s in monitor.scores().items()}
+        monitor.scores()["one"].zero_()
+        model(input_ids=prompt(1), past_key_values=cache)
+    assert all(torch.equal(before[trait], copied[trait]) for trait in copied)
+    assert torch.equal(monitor.scores()["one"][:6], copied["one"])
+    assert monitor.scores()["one"].shape == (7,)
 
 
 def test_nested_monitors_see_the_same(model):

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,22 +27,25 @@ _CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_sta
 _BEAMS = "beam search reorders its rows at every step, so a row's scores would come from several texts"
 _ASSISTED = "assisted decoding reads several candidate tokens per step and takes some back"
 _FOREIGN = "the decoding loop is not generate's own, so nothing is known of what it feeds the model"
-_REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("num_beams", lambda v: v > 1, _BEAMS),
-    ("num_beam_groups", lambda v: v > 1, _BEAMS),
-    ("constraints", bool, _BEAMS),
-    ("force_words_ids", bool, _BEAMS),
-    ("assistant_model", lambda v: v is not None, _ASSISTED),
-    ("assistant_early_exit", bool, _ASSISTED),
-    ("use_mtp", bool, _ASSISTED),
-    ("prompt_lookup_num_tokens", bool, _ASSISTED),
-    ("custom_generate", lambda v: v is not None, _FOREIGN),
-    ("dola_layers", lambda v: v is not None, _FOREIGN),
-    ("guidance_scale", lambda v: v != 1, "classifier-free guidance runs the model on a second prompt at every step"),
-    ("token_healing", bool, "token healing rewrites the end of the prompt"),
-    ("synced_gpus", bool, "synchronised processes go on feeding tokens after a text has ended"),
-    ("cache_implementation", lambda v: v == "paged", "continuous batching packs several texts into one row"),
+_PACKED = "continuous batching packs several texts into one row"
+# Setting, the values besides None that change nothing, and why any other cannot be monitored.
+_REFUSED: tuple[tuple[str, tuple[object, ...], str], ...] = (
+    ("num_beams", (0, 1), _BEAMS),
+    ("num_beam_groups", (0, 1), _BEAMS),
+    ("constraints", ([], ()), _BEAMS),
+    ("force_words_ids", ([], ()), _BEAMS),
+    ("assistant_model", (), _ASSISTED),
+    ("assistant_early_exit", (0,), _ASSISTED),
+    ("use_mtp", (False,), _ASSISTED),
+    ("prompt_lookup_num_tokens", (0,), _ASSISTED),
+    ("custom_generate", (), _FOREIGN),
+    ("dola_layers", (), _FOREIGN),
+    ("guidance_scale", (1,), "classifier-free guidance runs the model on a second prompt at every step"),
+    ("token_healing", (False,), "token healing rewrites the end of the prompt"),
+    ("synced_gpus", (False,), "synchronised processes go on feeding tokens after a text has ended"),
 )
+
+Arguments: TypeAlias = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,23 @@ class GenerateCall:
         defaults: the model's own generation config, None where it has none.
         cached: how many tokens the caller's cache held before the call.
         is_encoder_decoder: whether the model reads the prompt with another stack than it writes with.
+        more_end_ids: tokens that end a row besides those of the settings.
     """
 
-    arguments: Mapping[str, Any]
-    defaults: Any = None
-    cached: int = 0
-    is_encoder_decoder: bool = False
+    arguments: Arguments
+    defaults: object
+    cached: int
+    is_encoder_decoder: bool
+    more_end_ids: Collection[int]
 
     @classmethod
     def of(
-        cls, model: nn.Module, generate: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+        cls,
+        model: nn.Module,
+        generate: Callable[..., object],
+        args: Sequence[object],
+        kwargs: Arguments,
+        more_end_ids: Collection[int],
     ) -> GenerateCall:
         """The call that ``generate(*args, **kwargs)`` makes."""
         signature = inspect.signature(generate)
@@ -74,9 +84,10 @@ class GenerateCall:
             elif parameter.kind is parameter.VAR_POSITIONAL and named.get(name):
                 named.setdefault("inputs", named[name][0])
         is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-        return cls(named, getattr(model, "generation_config", None), past_length(named), is_encoder_decoder)
+        defaults = getattr(model, "generation_config", None)
+        return cls(named, defaults, past_length(named), is_encoder_decoder, more_end_ids)
 
-    def setting(self, name: str) -> Any:
+    def setting(self, name: str) -> object:
         """A generation setting: the keyword argument, else the passed config's, else the model's; None where unset."""
         given = self.arguments.get(name)
         for config in (self.arguments.get("generation_config"), self.defaults):
@@ -85,14 +96,16 @@ class GenerateCall:
 
     def refusal(self) -> str | None:
         """Why the call cannot be monitored, None where it can."""
-        for name, is_set, reason in _REFUSED:
+        for name, harmless, reason in _REFUSED:
             value = self.setting(name)
-            if value is not None and is_set(value):
+            if value is not None and value not in harmless:
                 shown = value if isinstance(value, int | float | str) else type(value).__name__
                 return f"{name}={shown}: {reason}"
         if self.is_encoder_decoder:
             return "the blocks of an encoder-decoder model see the prompt and the response apart"
-        if (self.setting("penalty_alpha") or 0) > 0 and not self.setting("do_sample"):
+        if self.setting("cache_implementation") == "paged":
+            return f"cache_implementation=paged: {_PACKED}"
+        if self.setting("penalty_alpha") and not self.setting("do_sample"):
             return "penalty_alpha: contrastive search reads several candidates per step and keeps one"
         return None
 
@@ -139,15 +152,16 @@ class GenerateCall:
         """Whether the caller will see the cache, so that it must not hold a token more than ``generate`` put there."""
         return bool(self.setting("return_dict_in_generate")) or has_cache(self.arguments)
 
-    def end_ids(self) -> set[int]:
+    @functools.cached_property
+    def end_ids(self) -> set[object]:
         """Ids of the tokens that end a row."""
         value = self.setting("eos_token_id")
         values = value.tolist() if isinstance(value, Tensor) else value
-        return set(values) if isinstance(values, list | tuple | set) else {values} - {None}
+        return {*(values if isinstance(values, list | tuple | set) else (values,)), *self.more_end_ids} - {None}
 
-    def lengths(self, new: Tensor, end_ids: Collection[int]) -> Tensor:
+    def lengths(self, new: Tensor) -> Tensor:
         """How many of the new tokens [batch, n_new] are each row's text: those before its end token or padding."""
-        pad_id, lengths = self.setting("pad_token_id"), []
+        pad_id, end_ids, lengths = self.setting("pad_token_id"), self.end_ids, []
         for tokens in new.tolist():
             end = next((i for i, token in enumerate(tokens) if token in end_ids), None)
             if end is None:  # a row that a criterion of the caller's has stopped is padded without an end token
@@ -157,7 +171,7 @@ class GenerateCall:
             lengths.append(end)
         return torch.tensor(lengths)
 
-    def prompt_mask(self, batch: int, last: Mapping[str, Any]) -> Tensor:
+    def prompt_mask(self, batch: int, last: Arguments) -> Tensor:
         """Which of the prompt's fed columns are real, [batch, columns_fed]; ``last`` are the last pass's arguments."""
         mask, made = self.attention_mask, last.get("attention_mask")
         if mask is None and isinstance(made, Tensor) and made.ndim == 2:  # generate found padding in the prompt
@@ -167,43 +181,44 @@ class GenerateCall:
         return mask[:, -self.columns_fed :].repeat_interleave(batch // len(mask), dim=0)  # num_return_sequences
 
 
-def has_cache(arguments: Mapping[str, Any]) -> bool:
+def has_cache(arguments: Arguments) -> bool:
     """Whether a forward pass was given a cache, empty or not."""
     return any(arguments.get(name) is not None for name in _CACHES)
 
 
-def past_length(arguments: Mapping[str, Any]) -> int:
+def past_length(arguments: Arguments) -> int:
     """How many tokens the cache given to a forward pass holds; 0 where there is none or it does not say."""
-    cache: Any = next((arguments[name] for name in _CACHES if arguments.get(name) is not None), None)
+    cache = next((arguments[name] for name in _CACHES if arguments.get(name) is not None), None)
     if hasattr(cache, "get_seq_length"):
         return int(cache.get_seq_length())
     return int(cache[0][0].shape[-2]) if isinstance(cache, tuple | list) and cache else 0
 
 
-def next_step(last: Mapping[str, Any], tokens: Tensor, copy_cache: bool) -> dict[str, Any] | None:
+def next_step(last: Arguments, tokens: Tensor, copy_cache: bool) -> dict[str, object] | None:
     """Arguments of the forward pass that would read ``tokens`` [batch, 1] after the pass with arguments ``last``.
 
     None where it cannot go on from the cache: there is none, or it has a fixed size and no room.
     """
     caches = {name: last[name] for name in _CACHES if last.get(name) is not None}
     mask = last.get("attention_mask")
-    masks_2d = mask is None or (isinstance(mask, Tensor) and mask.ndim == 2)
-    if not caches or not masks_2d or any(getattr(c, "is_compileable", False) for c in caches.values()):
+    if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+        return None
+    if not caches or any(getattr(c, "is_compileable", False) for c in caches.values()):
         return None
     # Flags go on as they are; other tensors (images, embeddings) belong to the prompt.
-    arguments: dict[str, Any] = {name: value for name, value in last.items() if isinstance(value, bool | int | str)}
+    arguments: dict[str, object] = {name: value for name, value in last.items() if isinstance(value, bool | int | str)}
     arguments.update(copy.deepcopy(caches) if copy_cache else caches, input_ids=tokens)
     for name in ("position_ids", "cache_position"):
-        if isinstance(last.get(name), Tensor):
-            arguments[name] = last[name][..., -1:] + 1
-    if isinstance(last.get("token_type_ids"), Tensor):
-        arguments["token_type_ids"] = last["token_type_ids"][..., -1:]
+        if isinstance(positions := last.get(name), Tensor):
+            arguments[name] = positions[..., -1:] + 1
+    if isinstance(types := last.get("token_type_ids"), Tensor):
+        arguments["token_type_ids"] = types[..., -1:]
     if mask is not None:
         arguments["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     return arguments
 
 
-def whole_sequence(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+def whole_sequence(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, object]:
     """Arguments of one forward pass without a cache over ``ids`` [batch, seq], as far as the model takes them."""
     positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     offered = {"attention_mask": mask, "position_ids": positions, "use_cache": False, "logits_to_keep": 1}
@@ -211,11 +226,11 @@ def whole_sequence(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Any
     return {"input_ids": ids, **{name: value for name, value in offered.items() if name in taken}}
 
 
-def refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+def refusing(original: Callable[..., object]) -> Callable[..., object]:
     """A stand-in for continuous batching that says why it cannot be monitored."""
 
     @functools.wraps(original)
-    def refuse(*args: Any, **kwargs: Any) -> Any:  # noqa: ARG001 - whatever the original takes
-        raise ValueError(f"cannot monitor {original.__name__}: continuous batching packs several texts into one row")
+    def refuse(*args: object, **kwargs: object) -> object:  # noqa: ARG001 - whatever the original takes
+        raise ValueError(f"cannot monitor {original.__name__}: {_PACKED}")
 
     return refuse

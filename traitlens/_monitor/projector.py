@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Step(NamedTuple):
+class TokenScores(NamedTuple):
     """Scores of one token at several layers of one device.
 
     Attributes:
@@ -47,7 +47,7 @@ class Projector:
         """The layers that have vectors, in order."""
         return sorted(self._directions)
 
-    def now(self, layer: int, states: Tensor) -> Tensor:
+    def project(self, layer: int, states: Tensor) -> Tensor:
         """Scores [batch, seq, n_vectors] of ``states`` [batch, seq, hidden].
 
         Raises:
@@ -61,8 +61,8 @@ class Projector:
             raise ValueError(f"vectors have hidden size {sizes}")
         return torch.nn.functional.linear(states.detach().float(), directions)
 
-    def later(self, layer: int, states: Tensor) -> None:
-        """Keep one token's states [batch, 1, hidden] until ``made``."""
+    def postpone(self, layer: int, states: Tensor) -> None:
+        """Keep one token's states [batch, 1, hidden] until ``project_postponed``."""
         self._waiting.append((layer, states))
         if not self._is_watched:
             self._copies.append(states.clone())
@@ -72,21 +72,22 @@ class Projector:
         self._waiting.clear()
         self._copies.clear()
 
-    def made(self) -> list[Step]:
-        """The scores of everything that waits, one ``Step`` per device."""
+    def project_postponed(self) -> list[TokenScores]:
+        """The scores of everything that waits, one ``TokenScores`` per device."""
         waiting, copies = self._waiting, self._copies
         self._waiting, self._copies = [], []
         if copies:
             self._is_watched = True
             self.may_wait = all(torch.equal(states, copy) for (_, states), copy in zip(waiting, copies, strict=True))
             waiting = [(layer, copy) for (layer, _), copy in zip(waiting, copies, strict=True)]
-        steps = []
+        on_devices = []
         for device in dict.fromkeys(states.device for _, states in waiting):
             layers = tuple(layer for layer, states in waiting if states.device == device)
             states = torch.cat([states for _, states in waiting if states.device == device], dim=1).detach()
             scores = torch.bmm(states.transpose(0, 1).float(), self._weights(device, layers))
-            steps.append(Step(layers, tuple(len(self._directions[layer]) for layer in layers), scores))
-        return steps
+            widths = tuple(len(self._directions[layer]) for layer in layers)
+            on_devices.append(TokenScores(layers, widths, scores))
+        return on_devices
 
     def _weights(self, device: torch.device, layers: tuple[int, ...]) -> Tensor:
         """The layers' directions as columns, [n_layers, hidden, n_vectors], with zeros where a layer has fewer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from utils.prompts import token_texts
@@ -44,13 +44,14 @@ class TintedTokens:
         """Write what was asked on lines of its own."""
         self._write(f"> {prompt}\n", 0.0)
 
-    def on_token(self, row: int, token_id: int, scores: Mapping[str, Sequence[float]]) -> None:  # noqa: ARG002
+    def on_token(self, row: int, token_id: int, scores: Mapping[str, float | list[float]]) -> None:  # noqa: ARG002
         """Show the next token; one that does not complete a character is shown with the one that does."""
         self._ids.append(token_id)
         self._waiting += 1
         text = self._waiting_text()
         if not text.endswith("\ufffd") or self._waiting == _LONGEST_CHARACTER:
-            self._write(text, scores[self._trait][0] - self._baseline)
+            score = scores[self._trait]
+            self._write(text, (score[0] if isinstance(score, list) else score) - self._baseline)
             self._waiting = 0
 
     def end(self) -> None:
