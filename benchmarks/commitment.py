@@ -96,11 +96,12 @@ def validate_commitment(
     check_range("smoothing", smoothing, 1)
 
     from extraction.monitoring.run import find_texts
-    from extraction.monitoring.vectors import choose_vectors, load_model_of
+    from extraction.monitoring.vectors import choose_vectors, vectors_in
 
     from utils.errors import UserError
     from utils.experiment import Experiment
     from utils.formats.files import check_output, write_json
+    from utils.models.compatibility import load_model_for
     from utils.models.generation import Sampling
 
     if smoothing % 2 == 0:
@@ -110,7 +111,7 @@ def validate_commitment(
     chosen = choose_vectors(home, [trait], layer, method)
     path = Path(output) if output else home.results_dir.parent / f"commitment_{trait}.json"
     check_output(path)
-    loaded, sampling = load_model_of(chosen, device=device), Sampling(max_new_tokens, temperature)
+    loaded, sampling = load_model_for(vectors_in(chosen), device=device), Sampling(max_new_tokens, temperature)
     sampler = Sampler(loaded, chosen[trait].main, sampling, samples, smoothing, seed)
     answers = [sampler.answer(text, i) for i, text in enumerate(texts)]
     points = points_to_cut_around(answers, seed)

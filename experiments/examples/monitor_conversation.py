@@ -59,12 +59,13 @@ def monitor_conversation(
     check_range("temperature", temperature, 0)
 
     from extraction.monitoring.texts import monitor_texts
-    from extraction.monitoring.vectors import choose_vectors, load_model_of
+    from extraction.monitoring.vectors import choose_vectors, vectors_in
 
     from utils.experiment import Experiment
     from utils.formats.files import check_output
     from utils.formats.results import to_json, write_results
     from utils.formats.transcripts import Transcript
+    from utils.models.compatibility import load_model_for
     from utils.models.generation import Sampling, derived_seed
     from utils.terminal import without_controls
 
@@ -72,7 +73,7 @@ def monitor_conversation(
     chosen = choose_vectors(home, traits or [], layer, method)
     path = Path(output) if output else home.results_dir / "conversation.json"
     check_output(path)
-    loaded = load_model_of(chosen, model, device)
+    loaded = load_model_for(vectors_in(chosen), model, device=device)
     sampling, results = Sampling(max_new_tokens, temperature), []
     history = [{"role": "system", "content": system}] if system else []
     for said in user_messages(messages):

@@ -77,7 +77,8 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
         logger.info("\n%s\n$ python %s", title, shlex.join(command))
         if subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=False).returncode:
             raise UserError(f"{script} failed; its message is above")
-    logger.info("Done in %.0f s.", time.perf_counter() - began)
+    page = results.with_suffix(".html").relative_to(REPOSITORY)
+    logger.info("\nDone in %.0f s. Open %s in a browser.", time.perf_counter() - began, page)
 
 
 if __name__ == "__main__":

@@ -100,10 +100,11 @@ def run_dynamics(
 
     from extraction.monitoring.report import write_report
     from extraction.monitoring.run import RunSettings, find_texts, run_monitoring
-    from extraction.monitoring.vectors import choose_vectors, load_model_of
+    from extraction.monitoring.vectors import choose_vectors, vectors_in
 
     from utils.errors import UserError
     from utils.experiment import Experiment
+    from utils.models.compatibility import load_model_for
     from utils.models.generation import Sampling
 
     if smoothing % 2 == 0:
@@ -123,7 +124,10 @@ def run_dynamics(
     sampling = Sampling(max_new_tokens, temperature, top_p)
     settings = RunSettings(sampling, seed, smoothing, prompt_scores, batch_size, tint if stream else None)
     run_monitoring(
-        texts, chosen, lambda: load_model_of(chosen, model, device, dtype, trust_remote_code),
+        texts, chosen,
+        lambda: load_model_for(
+            vectors_in(chosen), model, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        ),
         output=path, settings=settings, analyze=metrics, overwrite=overwrite,
     )  # fmt: skip
     if report:

@@ -80,7 +80,7 @@ def test_a_vectors_model_is_loaded_at_the_revision_that_it_was_made_with(given, 
     monkeypatch.setattr(compatibility, "load_model", load)
     vector = changed(read_vector(folder, "probe", 10), model="org/tiny", revision=COMMIT)
     with pytest.raises(UserError, match="no network"):
-        load_model_for(vector, given)
+        load_model_for([vector], given)
     assert asked == [(loaded, revision)]
 
 

@@ -12,13 +12,15 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from extraction.capture.stage import model_behind
 from extraction.distributed import Process
 from extraction.exchange.importing import _sizes
-from extraction.fit.card import render_card
+from extraction.fit.card import write_card
+from extraction.fit.results import Control, Measured, Sweep
 from extraction.generate.plan import fingerprint
 from extraction.generate.responses import begin
 from extraction.generate.served_model import ServedModel
@@ -26,6 +28,9 @@ from extraction.generate.settings import GenerationSettings
 from extraction.monitoring.report import write_report
 
 from tests.exchange.conftest import import_into
+from traitlens.validation.calibration import Calibration
+from traitlens.validation.cross_validation import Choice
+from traitlens.validation.evaluation import Interval, Metrics
 from utils.config import get_credential, load_credentials, server_host, without_keys
 from utils.errors import DamagedFileError, UserError
 from utils.experiment import Experiment
@@ -35,7 +40,7 @@ from utils.formats.vector_metadata import VectorMetadata
 from utils.judge import AnthropicJudge, JudgeError, OpenAiJudge
 from utils.models import load_model
 from utils.models.generation import Sampling
-from utils.records import InstructionPair, TraitDefinition, TraitVector
+from utils.records import InstructionPair, Response, TraitDefinition, TraitVector
 
 from .inputs import saved
 from .loopback import serving
@@ -443,11 +448,25 @@ HTML = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!--"
 
 
 def test_cards_and_reports_escape_whatever_a_model_wrote(tmp_path):
-    page = render_card(
-        title=HTML, headline=HTML, warnings=[HTML], controls=[(HTML, HTML, HTML)], held_out=HTML, nested=True,
-        methods_header=[HTML], methods=[(HTML,)], auroc_by_layer="", histograms="", settings=[(HTML, HTML)],
-        examples=[(HTML, [(1.0, HTML, HTML, HTML)])],
+    folder = SimpleNamespace(trait=HTML, experiment=SimpleNamespace(name=HTML), vectors_dir=tmp_path)
+    examples = SimpleNamespace(
+        file=SimpleNamespace(folder=folder, layer=lambda *_: torch.zeros(0, 2)), labels=torch.tensor([True, False]),
+        responses=[Response(HTML, HTML, HTML, HTML)] * 2, folds=SimpleNamespace(describe=lambda: HTML),
     )  # fmt: skip
+    third = Interval(0.3, 0.2, 0.4)
+    measured = Measured(
+        HTML, 1, torch.ones(2), {"converged": False}, 0.0, None, torch.tensor([-1.0, 1.0]),
+        Metrics(third, 0.5, 0.0, 0.0, 1, 1), Calibration(1.0, 0.0, 0.2),
+    )  # fmt: skip
+    result = Sweep([measured], Choice(HTML, 1, torch.zeros(2), {}), third, [Control(HTML, 0.3, third)], None, None)
+    sidecar = {"trait": HTML, "method": "probe", "layer": 1, "hidden_size": 2}
+    settings = dict.fromkeys(("model", "context", "pooling", "held_out", "responses_from"), HTML)
+    write_card(
+        examples,
+        result,
+        VectorMetadata.from_json({**sidecar, **settings, "counts": {}, "seed": 0, "versions": {HTML: HTML}}),
+    )
+    page = (tmp_path / "card.html").read_text(encoding="utf-8")
     assert page.count("&lt;script&gt;") >= 13
     assert "<img" not in page
     assert "<script" not in page

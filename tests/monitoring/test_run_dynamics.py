@@ -10,7 +10,7 @@ import pytest
 import torch
 from extraction.monitoring.texts import monitor_texts
 from extraction.monitoring.tinting import TintedTokens
-from extraction.monitoring.vectors import choose_vectors, load_model_of
+from extraction.monitoring.vectors import choose_vectors, vectors_in
 
 import utils.models.compatibility
 from tests.monitoring.conftest import ROOT, SMALL, example, write_vectors
@@ -21,6 +21,7 @@ from utils.formats.results import read_results
 from utils.formats.transcripts import Transcript, asking
 from utils.formats.vector_files import read_vector, write_summary, write_vector
 from utils.formats.vector_metadata import SummaryRow, VectorMetadata
+from utils.models.compatibility import load_model_for
 from utils.models.generation import Sampling
 from utils.prompts import encode_prompt, encode_response, format_prompt, token_texts
 from utils.records import TraitVector
@@ -246,7 +247,7 @@ def test_vectors_of_another_size_or_model_are_refused(tmp_path, embedded, monkey
     monkeypatch.setattr(utils.models.compatibility, "load_model", lambda *_, **__: embedded)
     write_vectors(tmp_path, SMALL)
     with pytest.raises(UserError, match="hidden size 576"):
-        load_model_of(choose_vectors(Experiment(tmp_path, "smollm2_test")))
+        load_model_for(vectors_in(choose_vectors(Experiment(tmp_path, "smollm2_test"))))
 
 
 def test_vectors_of_two_models_are_not_scored_in_one_run(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError
@@ -42,22 +43,27 @@ def documented_layer(model: str) -> int | None:
 
 
 def load_model_for(
-    vector: TraitVector,
+    vectors: Sequence[TraitVector],
     model: str | None = None,
     *,
     device: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """The model that a vector is of, at the revision that it was made with; or ``model``, where that is given.
+    """The model that vectors are of, at the revision that the first was made with; or ``model``, where that is given.
 
     Raises:
-        UserError: it cannot be loaded, or is not the vector's.
+        UserError: it cannot be loaded, or is not the model of every vector.
     """
-    name = model or vector.model
-    revision = vector.metadata.revision if name == vector.model else None
+    first = vectors[0]
+    if model is not None and not same_model(first.model, model):
+        raise UserError(f"the vectors are of {first.model}, not of {model}: extract vectors of {model} first")
+    name = model or first.model
+    revision = first.metadata.revision if name == first.model else None
     loaded = load_model(name, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
-    check_model(vector, loaded)
+    check_model(first, loaded)
+    for vector in vectors[1:]:
+        _check_fits(vector, loaded)
     return loaded
 
 
@@ -68,9 +74,7 @@ def check_model(vector: TraitVector, loaded: LoadedModel) -> None:
         UserError: another model by name, or other sizes; names both.
     """
     label, metadata = f"the {vector.trait} vector", vector.metadata
-    if not same_model(vector.model, loaded.name):
-        raise UserError(f"{label} is of {vector.model}, but the model at hand is {loaded.name}")
-    check_sizes(vector, loaded)
+    _check_fits(vector, loaded)
     for what, made_with, at_hand in (
         ("revision", metadata.revision, loaded.revision),
         ("template_hash", metadata.template_hash, template_hash(loaded.tokenizer)),
@@ -79,12 +83,9 @@ def check_model(vector: TraitVector, loaded: LoadedModel) -> None:
             logger.warning("%s was made with %s %s of %s; at hand is %s", label, what, made_with, vector.model, at_hand)
 
 
-def check_sizes(vector: TraitVector, loaded: LoadedModel) -> None:
-    """Refuse a vector that has no place in the model.
-
-    Raises:
-        UserError: another hidden size, or a layer that the model does not have.
-    """
+def _check_fits(vector: TraitVector, loaded: LoadedModel) -> None:
+    if not same_model(vector.model, loaded.name):
+        raise UserError(f"the {vector.trait} vector is of {vector.model}, but the model at hand is {loaded.name}")
     config = loaded.model.config.get_text_config()
     if len(vector.vector) != config.hidden_size or vector.layer > config.num_hidden_layers:
         raise UserError(

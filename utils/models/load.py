@@ -98,19 +98,19 @@ def load_model(
 
     device = device or _default_device()
     wanted = _torch_dtype(dtype, device)
-    if device != "auto":
-        _check_device(device, name)
     path = model_path(name)
     shared = {"revision": revision, "token": get_credential("HF_TOKEN"), "trust_remote_code": trust_remote_code}
     placement = {"device_map": "auto"} if device == "auto" else {}
     try:
+        if not placement:
+            torch.empty(1, device=device)  # before minutes go into reading weights
         tokenizer = AutoTokenizer.from_pretrained(path, **shared)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=wanted, **placement, **shared)
         if not placement:
             model = model.to(torch.device(device))
     except hub_errors() as error:
         raise UserError(f"cannot load the model {name!r}: {_reason(error)}. {_remedy(name)}") from error
-    except RuntimeError as error:  # as of a device whose memory is full
+    except (RuntimeError, AssertionError) as error:  # torch's answers to a device that is full, or not there
         raise UserError(f"cannot put {name!r} on device {device!r}: {_reason(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
@@ -121,16 +121,6 @@ def load_model(
 def model_path(name: str) -> str:
     """What transformers loads for a model's name: the embedded model's folder, or the name itself."""
     return str(embedded_model_folder()) if name == EMBEDDED_MODEL else name
-
-
-def _check_device(device: str, name: str) -> None:
-    """Raise UserError for a device that is not here, before minutes go into reading a model's weights."""
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch's answers to a device it does not have
-        raise UserError(f"cannot put {name!r} on device {device!r}: {_reason(error)}") from error
 
 
 def _default_device() -> str:

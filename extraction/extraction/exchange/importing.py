@@ -6,7 +6,9 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from extraction.exchange.settings import ImportForm, ImportSettings
 from extraction.fit.contrast import Contrast, read_contrast
@@ -31,15 +33,12 @@ from utils.formats.vector_files import (
     write_summary,
     write_vector,
 )
-from utils.formats.vector_metadata import ImportRecord, MetricsRecord, NeutralRecord, SummaryRow, VectorMetadata
+from utils.formats.vector_metadata import MetricsRecord, NeutralRecord, SummaryRow, VectorMetadata
 from utils.hub import hub_errors
 from utils.models.compatibility import same_model
 from utils.models.load import model_of_experiment, model_path
 from utils.records import TraitVector
 from utils.versions import package_versions
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +148,11 @@ def _of_other_program(
             hidden_size=hidden_size,
             layer_convention=LAYER_CONVENTION,
             threshold=None,
-            imported=ImportRecord(path.name, form, control.model_hint if control else None),
+            imported={
+                "file": path.name,
+                "form": form,
+                "model_hint": control.model_hint if control else None,
+            },
             versions=package_versions(),
         )
         vectors.append(TraitVector(vector, metadata))
@@ -187,8 +190,6 @@ def _measured(
     contrast: Contrast | None, layer: int, vector: Tensor
 ) -> tuple[float | None, NeutralRecord | None, MetricsRecord | None]:
     """Zero, scale and figures of a foreign vector, all of whose examples are new to it; None where nothing is known."""
-    import torch
-
     if contrast is None or layer not in contrast.file.info.layers:
         return None, None, None
     pos, neg = contrast.layer(layer)

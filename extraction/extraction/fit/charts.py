@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from extraction.fit.results import Sweep
 from utils.formats.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from torch import Tensor
 
 # Okabe and Ito's palette, told apart by readers with any kind of colour vision; each line has its own marker too.
 _METHOD_STYLE = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from traitlens.validation.folds import Folds, make_folds
 from utils.definition import definition_behind
@@ -15,9 +17,6 @@ from utils.formats.activation_files import Activations, read_activations
 from utils.formats.response_files import read_responses_metadata
 from utils.formats.vector_metadata import CountsRecord
 from utils.records import DEFAULT_THRESHOLD, InstructionPair, Polarity, Response
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +55,11 @@ class Contrast:
     @property
     def labels(self) -> Tensor:
         """True for positive examples: bool [n]."""
-        import torch
-
         return torch.arange(sum(map(len, self.rows.values()))) < len(self.rows["pos"])
 
     @property
     def n_response_tokens(self) -> Tensor:
         """Length of each example's response in tokens: float64 [n]."""
-        import torch
-
         lengths = self.file.info.n_response_tokens
         return torch.tensor([lengths[side][row] for side in SIDES for row in self.rows[side]], dtype=torch.float64)
 

@@ -10,7 +10,7 @@ def headline(trait: str, result: Sweep) -> str:
     best = f"{trait}: {result.best.method} at layer {result.best.layer}"
     if result.nested is None:
         return f"{best}, not measured: {_why_unmeasured(result)}"
-    strongest = result.strongest_control
+    strongest = max(result.controls, key=lambda control: control.auroc, default=None)
     beside = f"; best control: {strongest.name} {strongest.auroc:.2f}" if strongest else ""
     return f"{best}, held-out AUROC {result.nested}{beside}"
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from extraction.fit.charts import matrix_picture
 from extraction.fit.contrast import Contrast, read_contrast
 from traitlens.compute import cosine_similarity, projection
@@ -89,7 +91,7 @@ def _made_anew(experiment: Experiment) -> Matrix | None:
     for folder in fitted:
         if folder not in folders:
             logger.warning("%s has vectors but no activations here: left out of the matrix", folder.trait)
-    vectors = [_best_vector(folder) for folder in folders]
+    vectors = [read_vector(folder, *ranked_places(folder)[0]) for folder in folders]
     kept = [i for i, v in enumerate(vectors) if same_model(v.model, vectors[0].model)]
     for i in set(range(len(vectors))) - set(kept):
         logger.warning("%s is of another model (%s): left out of the matrix", vectors[i].trait, vectors[i].model)
@@ -102,10 +104,6 @@ def _made_anew(experiment: Experiment) -> Matrix | None:
         logger.warning("warning: %s", confusion)
     logger.info("matrix of %d traits in %s", len(kept), experiment.matrix_path)
     return matrix
-
-
-def _best_vector(folder: TraitFolder) -> TraitVector:
-    return read_vector(folder, *ranked_places(folder)[0])
 
 
 def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> Matrix:
@@ -121,8 +119,6 @@ def _auroc(vector: TraitVector, contrast: Contrast) -> float:
         return own.value if own else math.nan
     if vector.layer not in contrast.file.info.layers:
         return math.nan
-    import torch
-
     return auroc(projection(torch.cat(contrast.layer(vector.layer)), vector.vector), contrast.labels)
 
 
@@ -136,15 +132,16 @@ def _cosine(vector: TraitVector, folder: TraitFolder) -> float:
 def _write(experiment: Experiment, matrix: Matrix) -> None:
     import pandas as pd
 
-    rows = []
-    for i, vector in enumerate(matrix.vectors):
-        row: dict[str, object] = {"vector": vector.trait, "method": vector.method, "layer": vector.layer}
-        row |= {f"auroc_{name}": value for name, value in zip(matrix.traits, matrix.auroc[i], strict=True)}
-        row |= {f"cosine_{name}": value for name, value in zip(matrix.traits, matrix.cosine[i], strict=True)}
-        rows.append(row)
+    vectors = {
+        "vector": [v.trait for v in matrix.vectors],
+        "method": [v.method for v in matrix.vectors],
+        "layer": [v.layer for v in matrix.vectors],
+    }
+    aurocs = pd.DataFrame(matrix.auroc, columns=matrix.traits).add_prefix("auroc_")
+    cosines = pd.DataFrame(matrix.cosine, columns=matrix.traits).add_prefix("cosine_")
     table, picture = _paths(experiment)
     with replacing(table) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+        pd.concat([pd.DataFrame(vectors), aurocs, cosines], axis=1).to_csv(temporary, index=False, lineterminator="\n")
     tables = {
         "AUROC on the responses of": matrix.auroc,
         "cosine with the vector of, same layer and method": matrix.cosine,

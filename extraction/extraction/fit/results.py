@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from traitlens.validation.calibration import Calibration, NeutralScale
 from traitlens.validation.controls import Chance
 from traitlens.validation.cross_validation import Choice
 from traitlens.validation.evaluation import Interval, Metrics
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,3 @@ class Sweep:
     def best(self) -> Measured:
         """The chosen vector."""
         return next(v for v in self.vectors if (v.method, v.layer) == (self.choice.method, self.choice.layer))
-
-    @property
-    def strongest_control(self) -> Control | None:
-        """The control with the highest AUROC; None where none was measured."""
-        return max(self.controls, key=lambda c: c.auroc, default=None)

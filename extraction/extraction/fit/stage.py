@@ -74,7 +74,7 @@ def _fit_trait(folder: TraitFolder, methods: Sequence[ExtractionMethod], setting
     _log_counts(contrast)
     with progress_bar(f"{folder.trait}: fitting", len(layers), Process()) as advance:
         result = sweep(contrast, methods, layers, settings.seed, lambda: advance(1))
-    _write(folder, contrast, methods, result, settings)
+    _write(contrast, methods, result, settings)
     logger.info(headline(folder.trait, result))
     for warning in doubts_about(result):
         logger.warning("%s: warning: %s", folder.trait, warning)
@@ -91,9 +91,8 @@ def _log_counts(contrast: Contrast) -> None:
             )  # fmt: skip
 
 
-def _write(
-    folder: TraitFolder, contrast: Contrast, methods: Sequence[ExtractionMethod], result: Sweep, settings: Settings
-) -> None:
+def _write(contrast: Contrast, methods: Sequence[ExtractionMethod], result: Sweep, settings: Settings) -> None:
+    folder = contrast.file.folder
     parameters = {method.name: vars(method) for method in methods}
     described = [
         metadata_of(measured, contrast, result, hyper_parameters=parameters[measured.method], seed=settings.seed)
@@ -102,7 +101,7 @@ def _write(
     for measured, metadata in zip(result.vectors, described, strict=True):
         write_vector(folder, measured.vector, metadata)
     write_summary(folder, [SummaryRow.of(metadata, best=bool(metadata.best)) for metadata in described])
-    write_card(folder, contrast, result, described[0])
+    write_card(contrast, result, described[0])
     earlier = len(available_vectors(folder)) - len(described)
     if earlier:
         told = "%s: %d vectors of earlier runs stay beside these; %s lists this run"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from extraction.fit.contrast import Contrast
 from extraction.fit.results import Control, Measured, Sweep
@@ -17,9 +19,6 @@ from traitlens.validation.controls import Chance, feature_control, random_direct
 from traitlens.validation.cross_validation import Choice, HeldOut, choose, cross_validate
 from traitlens.validation.evaluation import auroc, auroc_difference, auroc_interval, evaluate
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def sweep(
@@ -56,6 +55,7 @@ def sweep(
             advance()
         middle = middle_layer(contrast.file.info.n_layers)
         choice = choose(held_out, contrast.labels, contrast.folds, middle)
+        method = next(m for m in methods if m.name == choice.method)
         known = ~choice.nested_scores.isnan()
         if not _has_both(contrast.labels[known]):
             return Sweep(vectors, choice, None, [], None, None)
@@ -65,8 +65,8 @@ def sweep(
             auroc_interval(
                 choice.nested_scores[known], contrast.labels[known], [c[known] for c in clusters(contrast)], seed=seed
             ),
-            _controls(contrast, methods, choice, seed),
-            *_chance_levels(contrast, methods, choice, seed),
+            _controls(contrast, method, choice, seed),
+            *_chance_levels(contrast, method, choice, seed),
         )
 
 
@@ -86,8 +86,6 @@ def _span(contrast: Contrast, layer: int) -> ContrastSpan:
 @contextmanager
 def _naming(contrast: Contrast, method: ExtractionMethod, layer: int) -> Iterator[None]:
     """Turn a failure of the mathematics into a message that names the method."""
-    import torch
-
     try:
         yield
     # numpy's LinAlgError is a ValueError, torch's is not
@@ -127,14 +125,13 @@ def _has_both(labels: Tensor) -> bool:
     return bool(labels.any()) and not bool(labels.all())
 
 
-def _controls(contrast: Contrast, methods: Sequence[ExtractionMethod], choice: Choice, seed: int) -> list[Control]:
+def _controls(contrast: Contrast, method: ExtractionMethod, choice: Choice, seed: int) -> list[Control]:
     labels, folds = contrast.labels, contrast.folds
     scores = {
         "length": feature_control(contrast.n_response_tokens.log1p(), labels, folds),
         "bag of words": bag_of_words_scores([r.response for r in contrast.responses], labels, folds),
     }
     if choice.layer != 0 and 0 in contrast.file.info.layers:
-        method = next(m for m in methods if m.name == choice.method)
         with _naming(contrast, method, 0):
             scores["layer 0"] = cross_validate(_span(contrast, 0), method, folds, nested=False).scores
     controls = []
@@ -146,11 +143,10 @@ def _controls(contrast: Contrast, methods: Sequence[ExtractionMethod], choice: C
 
 
 def _chance_levels(
-    contrast: Contrast, methods: Sequence[ExtractionMethod], choice: Choice, seed: int
+    contrast: Contrast, method: ExtractionMethod, choice: Choice, seed: int
 ) -> tuple[Chance | None, Chance | None]:
     """Shuffled labels and random directions at the chosen layer."""
     span = _span(contrast, choice.layer)
-    method = next(m for m in methods if m.name == choice.method)
     with _naming(contrast, method, choice.layer):
         shuffled = shuffled_labels(span, method, contrast.folds, seed=seed)
     return shuffled, random_directions(span, contrast.folds, seed=seed)

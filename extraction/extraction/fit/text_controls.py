@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from traitlens.validation.cross_validation import comparable
 from traitlens.validation.folds import Folds
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def bag_of_words_scores(texts: Sequence[str], labels: Tensor, folds: Folds) -> Tensor:
@@ -19,7 +18,6 @@ def bag_of_words_scores(texts: Sequence[str], labels: Tensor, folds: Folds) -> T
     Where it separates the responses as well as a vector, the vector may read vocabulary and nothing else.
     """
     import numpy as np
-    import torch
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

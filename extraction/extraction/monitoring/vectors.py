@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from utils.errors import UserError
 from utils.experiment import SUMMARY, Experiment
 from utils.formats.vector_files import available_vectors, read_vector
-from utils.models.compatibility import check_sizes, load_model_for, same_model
-from utils.models.load import LoadedModel
+from utils.models.compatibility import same_model
 from utils.records import TraitVector
 from utils.vectors import load_vector
 
@@ -53,7 +52,7 @@ def choose_vectors(
         )
         places = [place for place in available_vectors(folder) if place[0] == main.method] if all_layers else []
         chosen[folder.trait] = VectorsOfTrait(main, tuple(read_vector(folder, *place) for place in places))
-    vectors = _flat(chosen)
+    vectors = vectors_in(chosen)
     for vector in vectors:
         if not same_model(vector.model, vectors[0].model):
             names = f"{vectors[0].trait} is of {vectors[0].model}, {vector.trait} of {vector.model}"
@@ -61,26 +60,6 @@ def choose_vectors(
     return chosen
 
 
-def load_model_of(
-    chosen: Mapping[str, VectorsOfTrait],
-    model: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    trust_remote_code: bool = False,
-) -> LoadedModel:
-    """The model that the vectors are of, loaded from ``model`` where that is given.
-
-    Raises:
-        UserError: ``model`` is another model, or has other sizes than the vectors.
-    """
-    vectors = _flat(chosen)
-    if model is not None and not same_model(vectors[0].model, model):
-        raise UserError(f"the vectors are of {vectors[0].model}, not of {model}: extract vectors of {model} first")
-    loaded = load_model_for(vectors[0], model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    for vector in vectors:
-        check_sizes(vector, loaded)
-    return loaded
-
-
-def _flat(chosen: Mapping[str, VectorsOfTrait]) -> list[TraitVector]:
+def vectors_in(chosen: Mapping[str, VectorsOfTrait]) -> list[TraitVector]:
+    """All vectors chosen, the traits' one after the other."""
     return [vector for of_trait in chosen.values() for vector in of_trait.all]

@@ -52,7 +52,7 @@ def run_causal_check(settings: Settings) -> CausalCheck:
         raise UserError(f"{path} is where the picture of the answers goes: give --output an ending such as .json")
     check_output(path)
     loaded = load_model_for(
-        vector, settings.model, device=settings.device, dtype=settings.dtype,
+        [vector], settings.model, device=settings.device, dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
     )  # fmt: skip
     check_model(reader, loaded)
