@@ -10,7 +10,7 @@ from utils.experiment import Experiment
 
 MAKES = {1: "responses", 2: "activations", 3: "vectors"}
 FOLDERS = {
-    1: ("responses/pos.csv", "responses/scores.partial.jsonl", ".lock"),
+    1: ("responses/pos.csv", "responses/scores.settings.partial.jsonl", ".lock"),
     2: (".lock",),
     3: ("vectors/probe_layer3.pt", "vectors/card.html", ".lock"),
 }

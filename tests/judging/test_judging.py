@@ -265,6 +265,7 @@ def test_settings_that_make_no_sense_are_refused(wrong):
         resolve_judge(JudgeSettings(judge_model="none", **wrong), None)
 
 
+@pytest.mark.alone
 def test_two_hundred_rows_at_twenty_at_a_time_spend_little_time_waiting(judged, folder):
     for side, first in (("pos", 60), ("neg", 10)):
         write_responses(folder, side, [Response("Why?", "", "Why?", f"worth {first + i % 30}") for i in range(100)])

@@ -1,5 +1,6 @@
 """Stage 1 through a server over loopback: what it asks, what it writes, and what it keeps when the server fails."""
 
+import dataclasses
 import logging
 import time
 
@@ -34,7 +35,7 @@ def _echo(body, number):
 
 
 def test_every_answer_stands_with_its_question_and_instruction_and_is_asked_with_the_settings(generate):
-    with scripted(_echo) as server:
+    with scripted(lambda body, number: dataclasses.replace(_echo(body, number), delay=0.05)) as server:  # they overlap
         rows = generate(server)
     assert {side: len(found) for side, found in rows.items()} == {"pos": 8, "neg": 8, "neutral": 4}
     for found in rows.values():
