@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.generate.plan import GenerationSettings, plan
+from extraction.generate.plan import plan
+from extraction.generate.settings import GenerationSettings
 
 from benchmarks.capture import report, timed
 from utils.definition import read_definition

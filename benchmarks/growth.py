@@ -45,7 +45,8 @@ def capture(n: int) -> None:
     """Capture ``n`` short responses with a tiny model and print the process's peak memory as JSON."""
     import time
 
-    from extraction.capture.activations import CaptureSettings, capture_activations
+    from extraction.capture.activations import capture_activations
+    from extraction.capture.settings import Settings
     from extraction.distributed import Process
 
     from tests.conftest import small_model
@@ -60,7 +61,7 @@ def capture(n: int) -> None:
         for side in ("pos", "neg"):
             write_responses(folder, side, [Response(f"q{i % 20}", "", "", f"answer {i}") for i in range(n // 2)])
         began = time.perf_counter()
-        capture_activations(folder, folder, loaded, CaptureSettings(), Process())
+        capture_activations(folder, folder, loaded, Settings("growth"), Process())
         seconds = time.perf_counter() - began
         size = sum(p.stat().st_size for p in folder.activations_dir.glob("*.safetensors"))
     status = Path("/proc/self/status").read_text(encoding="utf-8")

@@ -43,7 +43,8 @@ def benchmark(responses: int = 5000, concurrency: int = 1000, seed: int = 0) -> 
         concurrency: requests at once.
         seed: of the faults and delays.
     """
-    from extraction.judging.scoring import JudgeSettings, judge_trait
+    from extraction.judging.scoring import judge_trait
+    from extraction.judging.settings import JudgeSettings
 
     from utils.judge import OpenAiJudge
 

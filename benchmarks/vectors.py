@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from extraction.cli import run_command
-from extraction.fit.stage import Settings, run
+from extraction.fit.settings import Settings
+from extraction.fit.stage import run
 from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 

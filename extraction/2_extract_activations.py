@@ -1,71 +1,13 @@
 """Stage 2: capture the activations of a trait's responses at all layers."""
 
-from typing import Literal
+from extraction.capture.settings import Settings
+from extraction.cli import run_command
 
-from extraction.cli import run_command, trait_names
 
+def extract_activations(settings: Settings) -> None:
+    """Capture the activations of the chosen traits' responses."""
+    from extraction.capture.stage import run
 
-def extract_activations(
-    experiment: str,
-    trait: str | None = None,
-    traits: list[str] | None = None,
-    model: str | None = None,
-    responses_from: str | None = None,
-    context: Literal["question", "full"] = "question",
-    layers: list[int] | None = None,
-    threshold: float | None = None,
-    batch_size: int = 64,
-    batch_tokens: int = 4096,
-    neutral_tokens: int = 1000,
-    store_dtype: Literal["float16", "bfloat16", "float32"] | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    overwrite: bool = False,
-    experiments_dir: str = "experiments",
-) -> None:
-    """Capture each response's mean activation at every layer.
-
-    Needs the responses of stage 1. Writes experiments/EXPERIMENT/TRAIT/activations/. An interrupted run continues
-    where it stopped. Several processes split the work: torchrun --nproc_per_node N extraction/2_extract_activations.py
-    ...
-
-    Args:
-        experiment: name of the experiment.
-        trait: one trait.
-        traits: several traits, separated by commas; by default every trait that has responses.
-        model: Hub id or local folder of the model that reads; by default the one that generated.
-        responses_from: read the responses of this experiment instead, for the same traits.
-        context: what the model reads before a response: the question alone, or "full" for the trait instruction too.
-        layers: layer numbers, separated by commas; by default all. 0 is the embedding, L leaves block L-1.
-        threshold: leave out responses whose score does not confirm their side; by default all are read.
-        batch_size: at most this many responses at once.
-        batch_tokens: at most this many tokens at once, padding included.
-        neutral_tokens: keep this many single token states of neutral responses, for thresholds.
-        store_dtype: precision of the files; by default float16, or bfloat16 for a model whose activations need its
-            range.
-        device: cpu, cuda, cuda:1, mps, or auto to spread the model over all GPUs.
-        dtype: float32, float16 or bfloat16; by default the checkpoint's own.
-        revision: Hub branch, tag or commit of the model.
-        trust_remote_code: run code that comes with the model.
-        overwrite: capture anew even where the same capture is there.
-        experiments_dir: folder of the experiments.
-    """
-    from pathlib import Path
-
-    from extraction.capture.activations import CaptureSettings
-    from extraction.capture.stage import Settings, run
-
-    capture = CaptureSettings(
-        context=context, layers=None if layers is None else tuple(layers), threshold=threshold, batch_size=batch_size,
-        batch_tokens=batch_tokens, neutral_tokens=neutral_tokens, store_dtype=store_dtype, overwrite=overwrite,
-    )  # fmt: skip
-    settings = Settings(
-        experiment=experiment, traits=trait_names(trait, traits), model=model, responses_from=responses_from,
-        capture=capture, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code,
-        experiments_dir=Path(experiments_dir),
-    )  # fmt: skip
     run(settings)
 
 

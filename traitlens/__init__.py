@@ -1,6 +1,6 @@
 """Toolkit for extracting trait vectors from a model's activations and reading them token by token."""
 
-from traitlens.activations import ActivationCapture, mean_activations, mean_over_tokens, read_layers
+from traitlens.activations import ActivationCapture, mean_activations
 from traitlens.compute import (
     compute_derivative,
     compute_second_derivative,
@@ -11,7 +11,7 @@ from traitlens.compute import (
 )
 from traitlens.dynamics import Dynamics, analyze_dynamics
 from traitlens.hooks import HookManager
-from traitlens.layers import LAYER_CONVENTION, find_blocks, hook_point, layer_path, middle_layer, n_layers
+from traitlens.layers import find_blocks, hook_point, layer_path, middle_layer, n_layers
 from traitlens.methods import (
     METHODS,
     ExtractionMethod,
@@ -33,7 +33,6 @@ from traitlens.validation.evaluation import Interval, Metrics, auroc, auroc_diff
 from traitlens.validation.folds import Folds, make_folds
 
 __all__ = [
-    "LAYER_CONVENTION",
     "METHODS",
     "ActivationCapture",
     "Calibration",
@@ -77,7 +76,6 @@ __all__ = [
     "make_folds",
     "mean_activations",
     "mean_difference",
-    "mean_over_tokens",
     "middle_layer",
     "midpoint_baseline",
     "n_layers",
@@ -86,7 +84,6 @@ __all__ = [
     "projection",
     "prompt_segments",
     "random_directions",
-    "read_layers",
     "response_segments",
     "shuffled_labels",
 ]

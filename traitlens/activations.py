@@ -82,7 +82,6 @@ def read_layers(
     attention_mask: Tensor,
     layers: Sequence[int],
     reduce: Reduce,
-    **inputs: object,
 ) -> Tensor:
     """What ``reduce`` makes of the residual stream at each of ``layers``, in one forward pass.
 
@@ -95,7 +94,6 @@ def read_layers(
         attention_mask: [batch, seq], 1 for real tokens.
         layers: layer numbers (see ``traitlens.layers``).
         reduce: from hidden [batch, seq, hidden] in the model's dtype, on the layer's device, to [rows, hidden].
-        inputs: more arguments of the forward pass, such as a cache; by default none is used.
 
     Returns:
         float32 [rows, n_layers, hidden] on the CPU, in the order of ``layers``.
@@ -115,7 +113,7 @@ def read_layers(
         for layer in set(layers):
             hooks.add_layer_hook(layer, reducing_hook(layer))
         with contextlib.suppress(PassEnded):  # the normal end
-            model(input_ids=input_ids, attention_mask=attention_mask, **({"use_cache": False} | inputs))
+            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     # One stack per device, then one transfer each: a model on several GPUs has layers on all of them.
     first = reduced[layers[0]].device
     return torch.stack([reduced[layer].to(first, non_blocking=True) for layer in layers], dim=1).cpu()

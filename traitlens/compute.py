@@ -58,6 +58,11 @@ def check_classes(pos: Tensor, neg: Tensor) -> None:
             raise ValueError(f"{name} activations hold NaN or infinity")
 
 
+def has_both_classes(labels: Tensor) -> bool:
+    """Whether there are positive and negative examples among bool labels [n]."""
+    return bool(labels.any()) and not bool(labels.all())
+
+
 def compute_derivative(trajectory: Tensor, dim: int = 0) -> Tensor:
     """First difference along the tokens, x[t+1] - x[t]: one value fewer than tokens, per token as the unit of time.
 

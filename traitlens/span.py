@@ -13,7 +13,7 @@ import functools
 import torch
 from torch import Tensor
 
-from traitlens.compute import check_classes
+from traitlens.compute import check_classes, has_both_classes
 
 # Directions with less than this share of the largest singular value are rounding, not data.
 _RELATIVE_RANK_TOLERANCE = 1e-6
@@ -66,7 +66,7 @@ class ContrastSpan:
         part = copy.copy(self)
         part.coordinates = self.coordinates[rows]
         part.labels = (self.labels if labels is None else labels)[rows]
-        if not bool(part.labels.any()) or bool(part.labels.all()):
+        if not has_both_classes(part.labels):
             raise ValueError(f"the {int(rows.sum())} examples selected are all of one class")
         part.mean_difference = self._scale * (self._basis @ part.difference)
         return part

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from utils.config import get_credential
 from utils.errors import UserError
@@ -11,6 +10,9 @@ from utils.judges.anthropic import AnthropicJudge
 from utils.judges.api import JudgeError
 from utils.judges.openai import OpenAiJudge
 from utils.judges.reading import Judgement, fill_template
+
+if TYPE_CHECKING:
+    from utils.judges.local import LocalJudge
 
 __all__ = [
     "AnthropicJudge",
@@ -29,27 +31,7 @@ DEFAULT_ANTHROPIC_MODEL = "claude-haiku-4-5"
 # Commands fill in each trait's own prompt, and give the judge whole prompts.
 _NO_TEMPLATE = "{question}{answer}"
 
-
-class Judge(Protocol):
-    """Anything that scores prompts which already hold the question and the answer."""
-
-    @property
-    def name(self) -> str:
-        """What the scores are recorded under."""
-
-    @property
-    def paid(self) -> bool:
-        """Whether its tokens may cost money."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens sent and received so far."""
-
-    def judgements(self, prompts: Sequence[str]) -> Iterator[tuple[int, Judgement]]:
-        """The index and judgement of every prompt, in the order in which they are ready."""
-
-    def close(self) -> None:
-        """Let go of connections."""
+Judge: TypeAlias = "OpenAiJudge | AnthropicJudge | LocalJudge"
 
 
 def choose_judge(judge_model: str | None, base_url: str | None = None) -> str:

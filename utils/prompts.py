@@ -62,14 +62,12 @@ def format_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a prompt made by this module, with exactly one BOS where the model has one."""
     # A chat template writes the BOS itself; a plain prompt leaves it to the tokenizer.
-    ids: list[int] = tokenizer(text, add_special_tokens=not _template_of(tokenizer).exists)["input_ids"]
-    return ids
+    return list(tokenizer(text, add_special_tokens=not _template_of(tokenizer).exists)["input_ids"])
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a response on its own, to be joined to its prompt's: no BOS, no end of turn."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def system_role(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -106,8 +104,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 @functools.lru_cache(maxsize=16)

@@ -5,6 +5,7 @@ python experiments/examples/monitor_conversation.py --experiment my_exp
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -94,13 +95,9 @@ def user_messages(messages: str | None) -> Iterator[str]:
     if messages is not None:
         yield from (transcript.prompt for transcript in prompts_of(messages))
         return
-    while True:
-        sys.stdout.write("> ")
-        sys.stdout.flush()
-        line = sys.stdin.readline().strip()
-        if not line:
-            return
-        yield line
+    with contextlib.suppress(EOFError):
+        while line := input("> ").strip():
+            yield line
 
 
 def turn_table(record: MonitoringRecord) -> str:

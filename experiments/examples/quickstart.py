@@ -14,15 +14,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 try:
     from extraction.cli import run_command
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. In the project's folder run: pip install -e .") from None
-
-if TYPE_CHECKING:
-    from utils.experiment import Experiment
 
 logger = logging.getLogger("traitlens")
 
@@ -81,32 +77,7 @@ def quickstart(experiment: str = "quickstart", overwrite: bool = False) -> None:
         logger.info("\n%s\n$ python %s", title, shlex.join(command))
         if subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=False).returncode:
             raise UserError(f"{script} failed; its message is above")
-    _summarise(made, results)
     logger.info("Done in %.0f s.", time.perf_counter() - began)
-
-
-def _summarise(made: Experiment, results: Path) -> None:
-    from utils.formats.results import read_results
-    from utils.formats.vector_files import read_summary
-    from utils.vectors import load_vector
-
-    logger.info("\nMade:")
-    for trait in TRAITS:
-        rows = read_summary(made.trait(trait))
-        vector = load_vector(made.name, trait, experiments_dir=made.experiments_dir)
-        logger.info(
-            "  %-12s %d vectors in %s; best: %s at layer %d, held-out AUROC %.2f (%.2f to %.2f), norm %.1f",
-            trait, len(rows), made.trait(trait).vectors_dir.relative_to(REPOSITORY), rows[0].method, rows[0].layer,
-            rows[0].auroc, float(rows[0].extra["auroc_low"]), float(rows[0].extra["auroc_high"]), vector.vector.norm(),
-        )  # fmt: skip
-    for record in read_results(results):
-        means = ", ".join(
-            f"{trait} {sum(scores) / len(scores) - record['baselines'][trait]:+.1f}"
-            for trait, scores in record["trait_scores"].items()
-        )
-        logger.info("  %r: mean centred score %s", record["prompt"], means)
-    shown = results.relative_to(REPOSITORY)
-    logger.info("  %s\n  %s (open it in a browser)", shown, shown.with_suffix(".html"))
 
 
 if __name__ == "__main__":

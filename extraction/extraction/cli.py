@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import inspect
@@ -18,6 +19,7 @@ from extraction.distributed import Process, refuse_several_processes
 from extraction.flags import normalised, value_of
 from utils.config import load_credentials
 from utils.errors import UserError
+from utils.experiment import TraitFolder
 from utils.terminal import without_controls
 
 logger = logging.getLogger("traitlens")
@@ -40,6 +42,7 @@ def run_command(command: Callable[..., None], argv: Sequence[str] | None = None,
 
     Flags are parsed by the annotations of the function's parameters: ``str`` as typed on the command line (fire alone
     would turn ``2025_11_20`` into a number and ``a # b`` into ``a``), ``list[str]`` and ``list[int]`` split at commas.
+    Where the function takes a dataclass of settings, its fields are the flags and its docstring is the help.
     A launch of several processes is refused unless the command ``splits`` its work among them.
     Exit status 0 when it went well, 1 with one line on standard error for a foreseeable mistake, 130 after Ctrl-C.
     """
@@ -72,9 +75,12 @@ def run_command(command: Callable[..., None], argv: Sequence[str] | None = None,
 def _run(command: Callable[..., None], arguments: Sequence[str], asks_for_help: bool, splits: bool) -> None:
     import fire
 
+    command = _of_flags(command)
     script, signature = Path(sys.argv[0]).name, inspect.signature(command, eval_str=True)
     # Without positional parameters fire's help shows each with its flag, as the command wants it.
-    flags_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    described = inspect.getdoc(command) or ""
+    in_order = sorted(signature.parameters.values(), key=lambda p: described.find(f"\n    {p.name}: "))
+    flags_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in in_order]
     command.__signature__ = signature.replace(parameters=flags_only)  # type: ignore[attr-defined]
     if asks_for_help:
         sys.stdout.write(fire.helptext.HelpText(command, fire.trace.FireTrace(command, name=script)) + "\n")
@@ -85,6 +91,20 @@ def _run(command: Callable[..., None], arguments: Sequence[str], asks_for_help: 
     load_credentials()
     parsers = {name: functools.partial(value_of, name, p.annotation) for name, p in signature.parameters.items()}
     fire.Fire(fire.decorators.SetParseFns(**parsers)(command), command=flags, name=script)
+
+
+def _of_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as a function of its flags, where it is one of settings."""
+    settings = next(iter(inspect.get_annotations(command, eval_str=True).values()), None)
+    if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
+        return command
+
+    def of_flags(**flags: object) -> None:
+        command(settings(**flags))
+
+    of_flags.__doc__ = settings.__doc__
+    of_flags.__signature__ = inspect.signature(settings, eval_str=True)  # type: ignore[attr-defined]
+    return of_flags
 
 
 def _set_up_logging() -> None:
@@ -115,31 +135,25 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def trait_names(trait: str | None, traits: list[str] | None) -> list[str]:
-    """The traits named by ``--trait`` and ``--traits`` together; empty means all that the experiment has."""
-    return ([trait] if trait else []) + (traits or [])
-
-
-def for_each_trait(names: Sequence[str], work: Callable[[int], object], *, stop_at_first: bool = False) -> None:
-    """Call ``work(i)`` for every trait, going on after a failure unless ``stop_at_first``.
+def for_each_trait(
+    folders: Sequence[TraitFolder], work: Callable[[TraitFolder], object], *, stop_at_first: bool = False
+) -> None:
+    """Call ``work`` for every trait's folder, going on after a failure unless ``stop_at_first``.
 
     Raises:
         UserError: some trait failed; each failure was logged, and the message names the traits.
     """
-    failures: list[tuple[str, UserError]] = []
-    for i, name in enumerate(names):
+    failed: list[str] = []
+    for folder in folders:
         try:
-            work(i)
+            work(folder)
         except UserError as error:
-            if stop_at_first:
+            if stop_at_first or len(folders) == 1:
                 raise
-            failures.append((name, error))
-            if len(names) > 1:
-                logger.error("%s: %s", name, error)  # noqa: TRY400 - the user's mistake, not ours: no traceback
-    if len(failures) == 1 and len(names) == 1:
-        raise failures[0][1]
-    if failures:
-        raise UserError(f"{len(failures)} of {len(names)} traits failed: {', '.join(name for name, _ in failures)}")
+            failed.append(folder.trait)
+            logger.error("%s: %s", folder.trait, error)  # noqa: TRY400 - the user's mistake, not ours: no traceback
+    if failed:
+        raise UserError(f"{len(failed)} of {len(folders)} traits failed: {', '.join(failed)}")
 
 
 def check_range(name: str, value: float | None, low: float, high: float = math.inf) -> None:

@@ -21,13 +21,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a judge agrees with labelled pairs; unscored pairs are counted and left out.
+    """How far a judge agrees with ``n`` labelled pairs; those that are unscored are counted and left out.
 
-    Attributes:
-        n: number of pairs.
-        unscored: pairs without a score.
-        auroc: the chance that a positive answer scores above a negative one.
-        accuracy: share of the scored pairs on the right side of 50.
+    ``auroc`` is the chance that a positive answer scores above a negative one, ``accuracy`` the share of the scored
+    pairs on the right side of 50.
     """
 
     n: int
@@ -66,7 +63,8 @@ def judge_gold(
         experiments_dir: folder of the experiments.
         output: also write the figures to this JSON file.
     """
-    from extraction.judging.scoring import JudgeSettings, resolve_judge
+    from extraction.judging.scoring import resolve_judge
+    from extraction.judging.settings import JudgeSettings
     from utils.errors import UserError
     from utils.experiment import Experiment
     from utils.formats.files import check_output, write_json

@@ -1,7 +1,9 @@
 """The documentation pages, and the commands and code blocks in them."""
 
 import ast
+import dataclasses
 import re
+import runpy
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +58,10 @@ def command_files() -> dict[str, Path]:
 
 
 def flags_of(path: Path) -> dict[str, bool]:
-    """Flags of the function that a file hands to ``run_command``, and whether each is a yes-or-no flag."""
+    """Flags of the function that a file hands to ``run_command``, and whether each is a yes-or-no flag.
+
+    They are its parameters, or the fields of the settings that it takes.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     handed = [
         node.args[0].id
@@ -68,8 +73,11 @@ def flags_of(path: Path) -> dict[str, bool]:
     flags: dict[str, bool] = {}
     for name in handed:
         arguments = functions[name].args
-        for argument in arguments.args + arguments.kwonlyargs:
-            flags[argument.arg] = ast.unparse(argument.annotation or ast.Constant(None)) == "bool"
+        kinds = {a.arg: ast.unparse(a.annotation or ast.Constant(None)) for a in arguments.args + arguments.kwonlyargs}
+        if list(kinds) == ["settings"]:
+            fields = dataclasses.fields(runpy.run_path(str(path))[kinds["settings"]])
+            kinds = {field.name: getattr(field.type, "__name__", field.type) for field in fields}
+        flags |= {name: kind == "bool" for name, kind in kinds.items()}
     return flags
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from extraction.exchange import importing
+from extraction.exchange.settings import ImportSettings
 
 from utils.experiment import Experiment
 from utils.formats.vector_files import read_vector, write_summary, write_vector
@@ -11,6 +13,10 @@ from utils.formats.vector_metadata import SummaryRow, VectorMetadata
 from utils.records import TraitVector
 
 HIDDEN, N_LAYERS = 576, 31  # the embedded model's
+
+
+def import_into(*what, **settings):
+    return importing.run(ImportSettings(*what, **settings))
 
 
 def sidecar(layer, method="probe", **changes):

@@ -14,10 +14,10 @@ import pytest
 import torch
 import transformers
 from extraction.exchange import exporting, importing
-from extraction.exchange.importing import import_into
+from extraction.exchange.settings import ExportSettings
 from huggingface_hub import ModelCard
 
-from tests.exchange.conftest import random_vector, sidecar
+from tests.exchange.conftest import import_into, random_vector, sidecar
 from tests.fit.conftest import write_trait
 from tests.hardening.nursery import run_command
 from traitlens import projection
@@ -48,14 +48,14 @@ def root(folder):
 def export(root):
     def export(output=None, names=("sycophantic",), **settings):
         where = {"output": output and str(output), "experiments_dir": root}
-        return exporting.run(exporting.Settings("smollm2_demo", names, **settings, **where))
+        return exporting.run(ExportSettings("smollm2_demo", traits=names, **settings, **where))
 
     return export
 
 
 def test_the_best_vector_leaves_by_default_and_the_log_says_the_unit_and_the_place(export, root, caplog):
     with caplog.at_level(logging.INFO):
-        (path,) = export(form="gguf")
+        (path,) = export(format="gguf")
     assert path == root / "smollm2_demo" / "exports" / "sycophantic_probe_layer18.gguf"
     assert list(read_control_vector(path).directions) == [18]
     assert "distance between the class means" in caplog.text
@@ -64,11 +64,11 @@ def test_the_best_vector_leaves_by_default_and_the_log_says_the_unit_and_the_pla
 
 def test_all_layers_leave_except_those_that_the_form_cannot_express_which_is_said(export, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        (gguf,) = export(tmp_path / "a.gguf", form="gguf", all_layers=True)
+        (gguf,) = export(tmp_path / "a.gguf", format="gguf", all_layers=True)
     assert list(read_control_vector(gguf).directions) == [10, 18, 30]
     assert "left out layer 1, which gguf cannot express" in caplog.text
     assert "effects add up" in caplog.text
-    (repeng,) = export(tmp_path / "b.gguf", form="repeng", all_layers=True)
+    (repeng,) = export(tmp_path / "b.gguf", format="repeng", all_layers=True)
     assert list(read_control_vector(repeng).directions) == [1, 10, 18, 30]
 
 
@@ -77,15 +77,15 @@ def test_layers_of_which_the_form_can_express_none_are_an_error(export, root, tm
     write_vector(trait, random_vector(1), sidecar(1, trait="evil"))
     write_summary(trait, [SummaryRow(method="probe", layer=1, best=True)])
     with pytest.raises(UserError, match="evil has probe vectors only at layers that gguf cannot express"):
-        export(tmp_path / "a.gguf", names=("evil",), form="gguf", all_layers=True)
+        export(tmp_path / "a.gguf", names=("evil",), format="gguf", all_layers=True)
     assert not (tmp_path / "a.gguf").exists()
 
 
 def test_flags_that_contradict_each_other_or_find_nothing_are_refused(export, root, tmp_path):
     with pytest.raises(UserError, match="--all_layers and --layers contradict each other"):
-        export(all_layers=True, layers=(18,))
+        export(all_layers=True, layers=[18])
     with pytest.raises(UserError, match="sycophantic has no vectors of that --method and those --layers"):
-        export(layers=(29,))
+        export(layers=[29])
     write_vector(
         Experiment(root, "smollm2_demo").trait("evil"),
         random_vector(18),
@@ -95,24 +95,24 @@ def test_flags_that_contradict_each_other_or_find_nothing_are_refused(export, ro
     with pytest.raises(UserError, match="--output must be a folder for 2 traits"):
         export(tmp_path / "both.gguf", names=("sycophantic", "evil"))
     with pytest.raises(UserError, match=r"one repository holds the vectors of one model, found SmolLM2.*, other/model"):
-        export(tmp_path / "hub", names=("sycophantic", "evil"), form="hub")
+        export(tmp_path / "hub", names=("sycophantic", "evil"), format="hub")
 
 
 def test_a_layer_asked_for_by_name_that_cannot_be_expressed_is_an_error(export, tmp_path):
     with pytest.raises(UserError, match=r"cannot act on layer 1: .*our layer 2"):
-        export(tmp_path / "a.gguf", form="gguf", layers=(1,))
+        export(tmp_path / "a.gguf", format="gguf", layers=[1])
     assert not (tmp_path / "a.gguf").exists()
 
 
 def test_chosen_layers_and_methods_leave_in_each_form(export, tmp_path):
-    (path,) = export(tmp_path / "v.pt", form="steering_vectors", layers=(30, 10), method="mean_diff")
+    (path,) = export(tmp_path / "v.pt", format="steering_vectors", layers=[30, 10], method="mean_diff")
     assert sorted(read_steering_vector(path, 30)) == [10, 30]
-    (path,) = export(tmp_path / "b.safetensors", form="bundle", layers=(10,))
+    (path,) = export(tmp_path / "b.safetensors", format="bundle", layers=[10])
     assert {load_vector(path, method=m).layer for m in ("probe", "mean_diff")} == {10}
 
 
 def test_a_bundle_without_an_output_is_named_after_its_trait(export, root):
-    (path,) = export(form="bundle")
+    (path,) = export(format="bundle")
     assert path == root / "smollm2_demo" / "exports" / "sycophantic.safetensors"
 
 
@@ -122,7 +122,7 @@ def test_one_layer_that_is_left_of_all_adds_nothing_up(export, root, tmp_path, c
         write_vector(trait, random_vector(layer), sidecar(layer, trait="evil"))
     write_summary(trait, [SummaryRow(method="probe", layer=18, best=True), SummaryRow(method="probe", layer=1)])
     caplog.set_level(logging.INFO)
-    (path,) = export(tmp_path / "a.gguf", names=("evil",), form="gguf", all_layers=True)
+    (path,) = export(tmp_path / "a.gguf", names=("evil",), format="gguf", all_layers=True)
     assert list(read_control_vector(path).directions) == [18]
     assert "left out layer 1" in caplog.text
     assert "effects add up" not in caplog.text
@@ -151,7 +151,7 @@ def test_a_file_of_ours_whose_side_cars_do_not_describe_it_is_refused(
 
 
 def test_a_bundle_keeps_the_ranking_of_the_summary(export, tmp_path):
-    (path,) = export(tmp_path / "b.safetensors", form="bundle")
+    (path,) = export(tmp_path / "b.safetensors", format="bundle")
     assert (load_vector(path).method, load_vector(path).layer) == ("probe", 18)
     assert load_vector(path, method="mean_diff").layer == 18
 
@@ -160,7 +160,7 @@ def test_a_bundle_of_all_vectors_has_those_that_are_here_and_the_log_says_how_ma
     rows = read_summary(folder)
     write_summary(folder, [rows[0], dataclasses.replace(rows[0], layer=29), *rows[1:]])
     with caplog.at_level(logging.INFO):
-        (path,) = export(form="bundle")
+        (path,) = export(format="bundle")
     assert f"sycophantic: 1 of the {len(rows) + 1} vectors in summary.csv are not here" in caplog.text
     assert load_vector(path).layer == rows[0].layer
     with pytest.raises(UserError, match="no vector with"):
@@ -181,7 +181,7 @@ def test_the_first_commands_of_the_guide_work_one_after_the_other(tmp_path):
 
 @pytest.mark.parametrize("form", ["bundle", "gguf"])
 def test_what_is_exported_and_imported_is_the_same_vector_with_the_same_metadata(export, folder, root, tmp_path, form):
-    (path,) = export(tmp_path / f"v.{'safetensors' if form == 'bundle' else 'gguf'}", form=form, layers=(10,))
+    (path,) = export(tmp_path / f"v.{'safetensors' if form == 'bundle' else 'gguf'}", format=form, layers=[10])
     import_into("smollm2_copy", "sycophantic", str(path), experiments_dir=root)
     original = read_vector(folder, "probe", 10)
     copy = load_vector("smollm2_copy", "sycophantic", layer=10, method="probe", experiments_dir=root)
@@ -193,7 +193,7 @@ def test_what_is_exported_and_imported_is_the_same_vector_with_the_same_metadata
 def test_a_unit_vector_of_ours_regains_its_length_when_it_comes_back(export, root, tmp_path, folder):
     write_vector(folder, random_vector(12, 12.0), sidecar(12, norm=12.0))
     write_summary(folder, [*read_summary(folder), SummaryRow(method="probe", layer=12)])
-    (path,) = export(tmp_path / "v.gguf", form="gguf", unit="unit", layers=(12,), method="probe")
+    (path,) = export(tmp_path / "v.gguf", format="gguf", unit="unit", layers=[12], method="probe")
     (vector,) = import_into("smollm2_copy", "sycophantic", str(path), experiments_dir=root)
     torch.testing.assert_close(vector.vector, random_vector(12, 12.0))
 
@@ -332,8 +332,8 @@ def test_an_import_that_does_not_fit_is_refused_and_writes_nothing(root, tmp_pat
 
 
 def test_vectors_of_another_model_or_trait_are_refused_naming_both(export, root, tmp_path):
-    (bundle,) = export(tmp_path / "b.safetensors", form="bundle")
-    (gguf,) = export(tmp_path / "v.gguf", form="gguf")
+    (bundle,) = export(tmp_path / "b.safetensors", format="bundle")
+    (gguf,) = export(tmp_path / "v.gguf", format="gguf")
     for path in (bundle, gguf):
         with pytest.raises(UserError, match="SmolLM2-135M-Instruct, not of gpt2"):
             import_into("copy", "sycophantic", str(path), model="gpt2", experiments_dir=root)
@@ -353,7 +353,7 @@ def hub_folder(folder, root, export, tmp_path):
     write_vector(evil, random_vector(18), sidecar(18, trait="evil", choice=choice, held_out="5 groups of questions"))
     write_summary(evil, [SummaryRow(method="probe", layer=18)])
     (folder.vectors_dir / "card.html").write_text("<p>card</p>")
-    return export(tmp_path / "hub", names=(), form="hub", license_name="apache-2.0")[0]
+    return export(tmp_path / "hub", names=(), format="hub", license_name="apache-2.0")[0]
 
 
 def test_the_hub_folder_is_bundles_cards_and_a_model_card(hub_folder):
@@ -376,7 +376,7 @@ def test_the_model_card_says_what_how_how_well_and_what_to_beware_of(hub_folder)
 
 def test_the_model_card_says_whose_responses_were_read(folder, root, export, tmp_path):
     def card():
-        (hub,) = export(tmp_path / "hub", form="hub")
+        (hub,) = export(tmp_path / "hub", format="hub")
         return (hub / "README.md").read_text()
 
     assert "their origin is not recorded" in card()
@@ -398,7 +398,7 @@ def test_words_of_others_are_no_markup_in_the_model_card(folder, root, export, t
         write_vector(
             folder, random_vector(layer), sidecar(layer, method, model=hostile, context=hostile, controls=controls)
         )
-    (hub,) = export(tmp_path / "hub", form="hub")
+    (hub,) = export(tmp_path / "hub", format="hub")
     card = ModelCard.load(hub / "README.md").text
     escaped = r"x\](http://a.example) CONTROL # Head \<img src=x\> \| \`y\` \*\*z\*\* {{ 7 * 7 }}".replace(
         "7 * 7", r"7 \* 7"
@@ -409,12 +409,12 @@ def test_words_of_others_are_no_markup_in_the_model_card(folder, root, export, t
 
 
 def test_a_folder_without_evil_needs_no_warning_of_it(export, tmp_path):
-    (root,) = export(tmp_path / "hub", form="hub")
+    (root,) = export(tmp_path / "hub", format="hub")
     assert "evil" not in (root / "README.md").read_text()
 
 
 def test_files_meant_for_others_can_be_read_by_others(hub_folder, export, tmp_path):
-    (pt,) = export(tmp_path / "v.pt", form="steering_vectors")
+    (pt,) = export(tmp_path / "v.pt", format="steering_vectors")
     plain = tmp_path / "plain"
     plain.write_text("")
     for path in [*hub_folder.iterdir(), pt]:

@@ -5,7 +5,8 @@ import html.parser
 import re
 
 import pytest
-from extraction.fit.stage import Settings, run
+from extraction.fit.settings import Settings
+from extraction.fit.stage import run
 
 from tests.fit.conftest import write_trait
 from utils.formats.response_files import read_responses
@@ -31,7 +32,7 @@ class Page(html.parser.HTMLParser):
 
 def card(lab, **changes):
     folder = write_trait(lab, "alpha", **changes)
-    run(Settings(lab.name, ("alpha",), ("mean_diff", "probe"), experiments_dir=lab.experiments_dir))
+    run(Settings(lab.name, "alpha", methods=["mean_diff", "probe"], experiments_dir=lab.experiments_dir))
     return Page((folder.vectors_dir / "card.html").read_text(encoding="utf-8"))
 
 

@@ -9,12 +9,12 @@ import time
 
 import pytest
 import torch
-from extraction.exchange.importing import import_into
 from extraction.fit import matrix, stage
 from extraction.fit.charts import matrix_picture
-from extraction.fit.stage import Settings
+from extraction.fit.settings import Settings
 from safetensors.torch import load_file, save_file
 
+from tests.exchange.conftest import import_into
 from tests.fit.conftest import write_trait
 from utils.errors import UserError
 from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
@@ -23,7 +23,9 @@ from utils.formats.vector_files import read_vector
 
 
 def run(lab, *names, layer=2):
-    return stage.run(Settings(lab.name, names, ("mean_diff",), (layer,), experiments_dir=lab.experiments_dir))
+    return stage.run(
+        Settings(lab.name, traits=names, methods=["mean_diff"], layers=[layer], experiments_dir=lab.experiments_dir)
+    )
 
 
 def table(lab):

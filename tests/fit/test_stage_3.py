@@ -14,7 +14,7 @@ import pytest
 import torch
 from extraction.fit import stage
 from extraction.fit.contrast import read_contrast
-from extraction.fit.stage import Settings
+from extraction.fit.settings import Settings
 from extraction.monitoring.vectors import choose_vectors
 from safetensors.torch import load_file, save_file
 
@@ -39,7 +39,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "extraction" / "3_extract_vectors
 
 
 def run(lab, *names, **settings):
-    return stage.run(Settings(lab.name, names, **settings, experiments_dir=lab.experiments_dir))
+    return stage.run(Settings(lab.name, traits=names, **settings, experiments_dir=lab.experiments_dir))
 
 
 def written(folder):
@@ -86,7 +86,7 @@ def test_help_answers_quickly():
 
 def test_a_vector_file_loads_safely_and_its_norm_is_as_documented(lab):
     folder = write_trait(lab, "alpha")
-    run(lab, "alpha", methods=("probe",), layers=(2,))
+    run(lab, "alpha", methods=["probe"], layers=[2])
     vector = torch.load(folder.vectors_dir / "probe_layer2.pt")
     metadata = json.loads((folder.vectors_dir / "probe_layer2_metadata.json").read_text())
     assert vector.dtype == torch.float32
@@ -107,7 +107,7 @@ def test_of_the_losses_of_a_fit_the_last_and_their_number_are_kept(lab):
 
 def test_the_mean_difference_on_disk_is_the_difference_of_the_class_means(lab):
     folder = write_trait(lab, "alpha")
-    run(lab, "alpha", methods=("mean_diff",), layers=(2,))
+    run(lab, "alpha", methods=["mean_diff"], layers=[2])
     pos, neg = (load_file(activations_path(folder, side))[TENSOR][:, 2].double() for side in ("pos", "neg"))
     vector = read_vector(folder, "mean_diff", 2)
     assert torch.allclose(vector.vector, (pos.mean(dim=0) - neg.mean(dim=0)).float())
@@ -163,13 +163,13 @@ def test_the_documented_layer_stays_the_default_of_its_model_and_others_get_the_
 
 def test_where_the_documented_layer_has_no_vector_the_best_is_given(lab):
     write_trait(lab, "alpha", signal_layer=3, model="google/gemma-2-2b-it")
-    run(lab, "alpha", methods=("probe",))
+    run(lab, "alpha", methods=["probe"])
     assert load_vector(lab.name, "alpha", experiments_dir=lab.experiments_dir).layer == 3
 
 
 def test_the_calibrated_probability_applies_to_raw_projections(lab):
     folder = write_trait(lab, "alpha", strength=3.0)
-    run(lab, "alpha", methods=("probe",), layers=(2,))
+    run(lab, "alpha", methods=["probe"], layers=[2])
     vector = read_vector(folder, "probe", 2)
     calibration = Calibration(**vector.metadata.calibration)
     pos, neg = (load_file(activations_path(folder, side))[TENSOR][:, 2] for side in ("pos", "neg"))
@@ -181,7 +181,7 @@ def test_the_calibrated_probability_applies_to_raw_projections(lab):
 
 def test_neutral_tokens_set_the_thresholds(lab):
     folder = write_trait(lab, "alpha")
-    run(lab, "alpha", methods=("mean_diff",), layers=(2,))
+    run(lab, "alpha", methods=["mean_diff"], layers=[2])
     vector = read_vector(folder, "mean_diff", 2)
     scores = projection(load_file(activations_path(folder, "neutral_tokens"))[TENSOR][:, 2], vector.vector)
     assert (scores > vector.thresholds["fpr_5"]).float().mean().item() == pytest.approx(0.05, abs=0.01)
@@ -191,13 +191,13 @@ def test_neutral_tokens_set_the_thresholds(lab):
 
 def test_without_neutral_tokens_thresholds_are_unknown(lab):
     folder = write_trait(lab, "alpha", neutral_tokens=0)
-    run(lab, "alpha", methods=("mean_diff",), layers=(2,))
+    run(lab, "alpha", methods=["mean_diff"], layers=[2])
     assert read_vector(folder, "mean_diff", 2).thresholds == {}
 
 
 def test_the_same_activations_give_the_same_bytes(lab):
     folder = write_trait(lab, "alpha")
-    settings = {"methods": ("probe", "ica"), "layers": (1, 2)}
+    settings = {"methods": ["probe", "ica"], "layers": [1, 2]}
     run(lab, "alpha", **settings)
     first = {name: (folder.vectors_dir / name).read_bytes() for name in written(folder)}
     run(lab, "alpha", **settings)
@@ -213,7 +213,7 @@ def test_responses_that_miss_the_threshold_or_have_no_score_are_left_out_and_cou
     caplog.set_level(logging.INFO)
     scores = [40.0] * 3 + [None] * 2 + [70.0] * 15
     folder = write_trait(lab, "alpha", rows={"pos": _rows(lab, "pos", scores)})
-    run(lab, "alpha", methods=("mean_diff",), layers=(2,))
+    run(lab, "alpha", methods=["mean_diff"], layers=[2])
     counts = read_vector(folder, "mean_diff", 2).metadata.counts
     assert counts["pos"] == CountsRecord(read=20, used=15, dropped=3, unscored=2)
     assert counts["neg"] == CountsRecord(read=20, used=20, dropped=0, unscored=0)
@@ -235,7 +235,7 @@ def test_responses_that_nobody_judged_are_all_used_and_that_is_said(lab, caplog)
     unscored = {side: _rows(lab, side, [None] * 20) for side in ("pos",)}
     other = [dataclasses.replace(row, trait_score=None) for row in read_responses(lab.trait("source"), "neg")]
     folder = write_trait(lab, "alpha", rows={**unscored, "neg": other})
-    run(lab, "alpha", methods=("mean_diff",), layers=(2,))
+    run(lab, "alpha", methods=["mean_diff"], layers=[2])
     metadata = read_vector(folder, "mean_diff", 2).metadata
     assert metadata.threshold is None
     assert metadata.counts["pos"].used == 20
@@ -258,7 +258,7 @@ def test_a_failed_method_names_itself_stops_its_trait_and_no_other(lab, caplog):
         values[:, :, 0] = torch.tensor([1.0, -1.0]).repeat(10)[:, None]  # equal means
         save_file({TENSOR: values.half()}, activations_path(broken, side))
     with pytest.raises(UserError, match="1 of 2 traits failed: alpha"):
-        run(lab, methods=("mean_diff",), layers=(2,))
+        run(lab, methods=["mean_diff"], layers=[2])
     assert "alpha: mean_diff failed at layer 2" in caplog.text
     assert not broken.vectors_dir.exists()
     assert (sound.vectors_dir / "mean_diff_layer2.pt").is_file()
@@ -272,17 +272,17 @@ def test_nan_never_reaches_a_file(lab, monkeypatch):
 
     monkeypatch.setattr(GradientMethod, "fit", overflowing)
     with pytest.raises(UserError, match="gradient failed at layer 1"):
-        run(lab, "alpha", methods=("mean_diff", "gradient"), layers=(1, 2))
+        run(lab, "alpha", methods=["mean_diff", "gradient"], layers=[1, 2])
     assert not folder.vectors_dir.exists()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"methods": ("pca",)}, "--methods knows mean_diff, probe, ica, gradient, got pca"),
-        ({"methods": ()}, "--methods knows .* got none"),
-        ({"layers": (99,)}, r"layer 99 was not captured \(captured: 0..4\)"),
-        ({"layers": ()}, "--layers names no layer"),
+        ({"methods": ["pca"]}, "--methods knows mean_diff, probe, ica, gradient, got pca"),
+        ({"methods": []}, "--methods knows .* got none"),
+        ({"layers": [99]}, r"layer 99 was not captured \(captured: 0..4\)"),
+        ({"layers": []}, "--layers names no layer"),
         ({"threshold": 101.0}, "--threshold must be from 0 to 100"),
         ({"folds": 1}, "--folds must be at least 2"),
     ],
@@ -334,7 +334,7 @@ def test_whole_instruction_pairs_are_held_out_where_there_are_several(lab):
     number = dict(pairs)
     assert len(pairs) == 4
     assert all(number[pair["pos"]] == number[pair["neg"]] for pair in DEFINITION["instruction"])
-    run(lab, "alpha", methods=("probe",), layers=(2,))
+    run(lab, "alpha", methods=["probe"], layers=[2])
     assert read_vector(folder, "probe", 2).metadata.held_out == "4 groups of questions x 2 of instruction pairs"
 
 
@@ -386,7 +386,7 @@ def test_one_text_on_a_side_still_lets_questions_be_held_out(lab):
     texts = {"pos": ["a", "b", "c"], "neg": ["x"]}
     folder = write_trait(lab, "alpha", rows=_with_instructions(lab, texts))
     folder.definition_path.unlink()  # nothing tells which belong together
-    run(lab, "alpha", methods=("mean_diff",), layers=(2,))
+    run(lab, "alpha", methods=["mean_diff"], layers=[2])
     described = read_vector(folder, "mean_diff", 2).metadata
     assert described.held_out == "5 groups of questions"
     assert described.metrics.auroc.value > 0.9
@@ -425,7 +425,7 @@ def _few_questions(lab, n):
 def test_one_question_is_said_to_prove_nothing(lab, caplog):
     caplog.set_level(logging.INFO)
     folder = write_trait(lab, "alpha", rows=_few_questions(lab, 1))
-    result = run(lab, "alpha", methods=("mean_diff",))["alpha"]
+    result = run(lab, "alpha", methods=["mean_diff"])["alpha"]
     assert result.nested is None
     assert read_vector(folder, "mean_diff", 2).metadata.metrics is None
     assert "alpha: mean_diff at layer 2, not measured: nothing could be held out\n" in caplog.text
@@ -438,7 +438,7 @@ def test_two_questions_or_pairs_measure_each_vector_but_not_the_choice_and_that_
     caplog.set_level(logging.INFO)
     rows = _few_questions(lab, 2) if few == "questions" else {}
     folder = write_trait(lab, "alpha", signal_layer=3, rows=rows, n_pairs=2 if few == "instruction pairs" else 0)
-    run(lab, "alpha", methods=("mean_diff", "probe"))
+    run(lab, "alpha", methods=["mean_diff", "probe"])
     said = "with two questions or two instruction pairs none are left to choose by"
     verdict, warning = (line for line in caplog.messages if said in line)
     assert verdict.startswith("alpha: ")
@@ -457,15 +457,15 @@ def test_two_questions_or_pairs_measure_each_vector_but_not_the_choice_and_that_
 
 def test_a_single_vector_needs_no_choice_so_two_questions_measure_it(lab):
     folder = write_trait(lab, "alpha", rows=_few_questions(lab, 2))
-    result = run(lab, "alpha", methods=("mean_diff",), layers=(2,))["alpha"]
+    result = run(lab, "alpha", methods=["mean_diff"], layers=[2])["alpha"]
     assert result.nested.value == pytest.approx(read_summary(folder)[0].auroc)
 
 
 def test_vectors_of_earlier_runs_stay_and_the_summary_lists_this_run(lab, caplog):
     caplog.set_level(logging.INFO)
     folder = write_trait(lab, "alpha")
-    run(lab, "alpha", methods=("mean_diff",), layers=(1, 2))
-    run(lab, "alpha", methods=("probe",), layers=(3,))
+    run(lab, "alpha", methods=["mean_diff"], layers=[1, 2])
+    run(lab, "alpha", methods=["probe"], layers=[3])
     assert len(list(folder.vectors_dir.glob("*.pt"))) == 3
     assert [(r.method, r.layer) for r in read_summary(folder)] == [("probe", 3)]
     assert "2 vectors of earlier runs stay" in caplog.text

@@ -6,7 +6,8 @@ import logging
 import pytest
 import torch
 from extraction.fit.findings import doubts_about
-from extraction.fit.stage import Settings, run
+from extraction.fit.settings import Settings
+from extraction.fit.stage import run
 from safetensors.torch import load_file, save_file
 
 from tests.fit.conftest import write_trait
@@ -15,7 +16,7 @@ from utils.formats.response_files import read_responses
 
 
 def sweep_of(lab, trait="alpha", **settings):
-    return run(Settings(lab.name, (trait,), ("probe",), **settings, experiments_dir=lab.experiments_dir))[trait]
+    return run(Settings(lab.name, trait, methods=["probe"], **settings, experiments_dir=lab.experiments_dir))[trait]
 
 
 def control(result, name):
@@ -63,7 +64,7 @@ def test_a_trait_that_the_embeddings_show_already_is_caught(lab, caplog):
 
 def test_layer_0_is_measured_as_a_control_though_another_layer_is_asked_for(lab):
     write_trait(lab, "alpha")
-    result = sweep_of(lab, layers=(2,))
+    result = sweep_of(lab, layers=[2])
     assert [v.layer for v in result.vectors] == [2]
     assert control(result, "layer 0").auroc < 0.8
 

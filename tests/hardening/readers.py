@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from extraction.cli import run_command
 from extraction.generate.responses import begin, finished_responses
-from extraction.judging.scoring import JudgeSettings, judge_trait
+from extraction.judging.scoring import judge_trait
+from extraction.judging.settings import JudgeSettings
 from extraction.monitoring.report import write_report
 from safetensors.torch import save
 
@@ -279,8 +280,8 @@ def _anthropic_reply(folder, data):
 def _generation_reply(folder, data):
     """A server that answers 200 with ``data``, asked for a response."""
     from extraction.distributed import Process
-    from extraction.generate.plan import GenerationSettings
     from extraction.generate.served_model import ServedModel
+    from extraction.generate.settings import GenerationSettings
 
     from utils.models.generation import Sampling
 

@@ -4,8 +4,10 @@ import asyncio
 import time
 
 import pytest
-from extraction.generate.stage import Stage1Settings, run
-from extraction.judging.scoring import JudgeSettings, judge_trait
+from extraction.generate.settings import Settings
+from extraction.generate.stage import run
+from extraction.judging.scoring import judge_trait
+from extraction.judging.settings import JudgeSettings
 
 from benchmarks import judge_load
 from tests.hardening.faulty_lab import make_lab
@@ -104,7 +106,7 @@ def test_stage_1_closes_its_judge_whatever_happens(fails, tmp_path, monkeypatch)
     monkeypatch.setattr("extraction.generate.stage.resolve_judge", lambda *_: _numbered(instant))
 
     def judge():
-        run(Stage1Settings("exp", "alpha", judge_only=True, device="cpu", experiments_dir=str(lab.experiments_dir)))
+        run(Settings("exp", "alpha", judge_only=True, device="cpu", experiments_dir=str(lab.experiments_dir)))
 
     if fails:
         with pytest.raises(UserError, match=r"neg\.csv"):

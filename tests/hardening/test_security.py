@@ -18,14 +18,16 @@ import pytest
 import torch
 from extraction.capture.stage import model_behind
 from extraction.distributed import Process
-from extraction.exchange.importing import _sizes, import_into
+from extraction.exchange.importing import _sizes
 from extraction.fit.card import write_card
 from extraction.fit.results import Control, Measured, Sweep
-from extraction.generate.plan import GenerationSettings, fingerprint
+from extraction.generate.plan import fingerprint
 from extraction.generate.responses import begin
 from extraction.generate.served_model import ServedModel
+from extraction.generate.settings import GenerationSettings
 from extraction.monitoring.report import write_report
 
+from tests.exchange.conftest import import_into
 from traitlens.validation.calibration import Calibration
 from traitlens.validation.cross_validation import Choice
 from traitlens.validation.evaluation import Interval, Metrics

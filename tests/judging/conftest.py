@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from utils.judge import OpenAiJudge
+from utils.judge import OpenAiJudge, fill_template
 
 from . import servers
 
@@ -53,7 +53,7 @@ def ask(serve):
 
         async def judge_all():
             judge = OpenAiJudge("judge-1", TEMPLATE, eval_type, base_url=server.url, **options)
-            asked = [judge.judgement(question="Why?", answer=f"Because {i}.") for i in range(n)]
+            asked = [judge.grade(fill_template(TEMPLATE, "Why?", f"Because {i}.")) for i in range(n)]
             verdicts = list(await asyncio.gather(*asked)) if at_once else [await verdict for verdict in asked]
             await judge.aclose()
             return verdicts

@@ -119,9 +119,11 @@ def test_neither_text_nor_key_follows_a_redirection_to_another_host(serve):
     assert not other.requests
 
 
-def test_a_redirection_within_the_host_is_followed(serve):
+def test_a_redirection_within_the_host_is_not_followed_either(serve):
     server = serve(lambda body, n: Reply("", 307, {"Location": "/v2/messages"}) if n == 0 else message("7"))
-    assert grade(server, "anthropic", 1)[0].score == 7.0
+    with pytest.raises(UserError, match="307"):
+        grade(server, "anthropic", 1)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("kind", JUDGES)

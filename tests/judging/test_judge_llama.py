@@ -27,7 +27,7 @@ def llama(tmp_path_factory):
 def judge_all(url, eval_type, prompts):
     async def run():
         judge = OpenAiJudge("smollm2", "{question}{answer}", eval_type, base_url=url, max_retries=1, timeout=60)
-        verdicts = [await judge.judgement(question=prompt, answer="") for prompt in prompts]
+        verdicts = [await judge.grade(prompt) for prompt in prompts]
         await judge.aclose()
         return verdicts, judge
 

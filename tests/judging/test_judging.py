@@ -7,7 +7,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from extraction.judging.scoring import JudgeSettings, judge_trait, resolve_judge
+from extraction.judging.scoring import judge_trait, resolve_judge
+from extraction.judging.settings import JudgeSettings
 
 from utils.definition import read_definition
 from utils.errors import UserError

@@ -1,4 +1,3 @@
-import json
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from extraction.monitoring import texts as monitoring
 
 import utils.models.compatibility
 from tests.monitoring.conftest import ROOT, example
-from utils.errors import UserError
 from utils.formats.results import read_results
 
 
@@ -96,56 +94,3 @@ def test_a_typed_conversation_ends_with_an_empty_line(monkeypatch):
 
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nBye\n\nnever\n"))
     assert list(example("monitor_conversation").user_messages(None)) == ["Hello", "Bye"]
-
-
-def test_validation_of_the_commitment_point_cuts_around_both_kinds_of_points(
-    small_experiments, small_in_memory, tmp_path, monkeypatch
-):
-    script, output = example("validate_commitment"), tmp_path / "commitment.json"
-    monkeypatch.setattr(script, "OFFSETS", (-1, 2))
-    script.validate_commitment(
-        "smollm2_test", "evil", prompts='["Tell me a story", "Why?", "How are you?", "Who was Bach?"]', samples=2, max_new_tokens=16,
-        output=str(output), experiments_dir=str(small_experiments),
-    )  # fmt: skip
-    found = json.loads(output.read_text())
-    assert {cut["kind"] for cut in found["cuts"]} == {"commitment", "control"}
-    assert any(cut["spread"] > 0 for cut in found["cuts"])
-    assert found["summary"]["commitment_answers"] == len(
-        {c["prompt"] for c in found["cuts"] if c["kind"] == "commitment"}
-    )
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ({"smoothing": 2}, "odd"),
-        ({"smoothing": -1}, "--smoothing"),
-        ({"max_new_tokens": 0}, "--max_new_tokens"),
-        ({"output": "."}, "is a folder: --output names a file"),
-    ],
-)
-def test_validation_refuses_flags_that_cannot_work_before_the_model_is_loaded(
-    small_experiments, monkeypatch, flags, said
-):
-    monkeypatch.setattr(utils.models.compatibility, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
-    with pytest.raises(UserError, match=said):
-        example("validate_commitment").validate_commitment(
-            "smollm2_test", "evil", prompts="Hi", experiments_dir=str(small_experiments), **flags
-        )
-
-
-def test_the_summary_tells_a_point_that_settles_the_score_from_one_that_does_not():
-    script = example("validate_commitment")
-
-    def cuts(drop_at_commitment):
-        return [
-            script.Cut(prompt, kind, 9, offset, 2.0 - (drop if offset > 0 else 0.0) + 0.01 * (prompt % 3), None)
-            for prompt in range(12)
-            for kind, drop in (("commitment", drop_at_commitment), ("control", 0.2 + 0.1 * (prompt % 2 - 0.5)))
-            for offset in script.OFFSETS
-        ]
-
-    settled, unsettled = script.summarise(cuts(1.0), 0), script.summarise(cuts(0.2), 0)
-    assert settled["extra_drop_at_commitment"] == pytest.approx(0.8, abs=0.01)
-    assert settled["p_value"] < 0.01
-    assert unsettled["p_value"] > 0.2

@@ -4,7 +4,8 @@ import logging
 
 import pytest
 import torch
-from extraction.capture.activations import CaptureSettings, capture_activations
+from extraction.capture.activations import capture_activations
+from extraction.capture.settings import Settings
 from extraction.distributed import Process
 
 from tests.conftest import small_model
@@ -34,7 +35,7 @@ def capture(tmp_path):
         for side in ("neg", "neutral"):
             write_responses(folder, side, [ordinary])
         model = model or loaded()
-        capture_activations(folder, folder, model, CaptureSettings(**settings), Process(device="cpu"))
+        capture_activations(folder, folder, model, Settings("lab", **settings), Process(device="cpu"))
         return read_activations(folder).info
 
     return run

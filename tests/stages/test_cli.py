@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from extraction.cli import for_each_trait, run_command
 
 from utils.config import get_credential
 from utils.errors import UserError
+from utils.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +47,40 @@ def test_a_text_arrives_as_typed(text):
 def test_lists_are_split_at_commas_and_numbers_parsed():
     seen, _ = _run(["--experiment", "e", "--traits", "a, b,", "--layers", "16,3", "--top-p", "0.5", "--overwrite"])
     assert (seen["traits"], seen["layers"], seen["top_p"], seen["overwrite"]) == (["a", "b"], [16, 3], 0.5, True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """Do it.
+
+    Args:
+        experiment: its name.
+        layers: their numbers.
+    """
+
+    experiment: str
+    layers: list[int] | None = None
+    overwrite: bool = dataclasses.field(default=False, kw_only=True)
+
+
+def test_the_fields_of_a_commands_settings_are_its_flags_and_their_docstring_its_help(capsys):
+    seen = []
+
+    def command(settings: _Settings) -> None:
+        seen.append(settings)
+
+    for arguments in (["--experiment", "2025_11_20", "--layers", "16,3", "--overwrite"], ["--experiment", "e"]):
+        with pytest.raises(SystemExit) as ended:
+            run_command(command, arguments)
+        assert ended.value.code == 0
+    assert seen == [_Settings("2025_11_20", [16, 3], overwrite=True), _Settings("e")]
+    with pytest.raises(SystemExit):
+        run_command(command, ["--help"])
+    told = capsys.readouterr().out
+    assert all(words in told for words in ("Do it.", "--experiment=EXPERIMENT (required)", "their numbers."))
+    with pytest.raises(SystemExit):
+        run_command(command, ["--settings", "e"])
+    assert "unknown flag --settings" in capsys.readouterr().err
 
 
 def test_a_flag_can_be_switched_off():
@@ -177,20 +213,22 @@ def test_a_launch_that_would_make_every_process_do_all_the_work_is_refused(monke
     assert (ended.value.code, ran) == (0, [1])
 
 
-def test_other_traits_go_on_after_one_failed_and_the_failure_is_named():
-    done = []
+def test_other_traits_go_on_after_one_failed_and_the_failure_is_named(tmp_path):
+    done, folders = [], [Experiment(tmp_path, "e").trait(name) for name in ("a", "b", "c")]
 
-    def work(i):
-        if i == 1:
+    def work(folder):
+        if folder.trait == "b":
             raise UserError("broken")
-        done.append(i)
+        done.append(folder.trait)
 
     with pytest.raises(UserError, match="1 of 3 traits failed: b"):
-        for_each_trait(["a", "b", "c"], work)
-    assert done == [0, 2]
+        for_each_trait(folders, work)
+    assert done == ["a", "c"]
     with pytest.raises(UserError, match=r"^broken$"):
-        for_each_trait(["a", "b", "c"], work, stop_at_first=True)
-    assert done == [0, 2, 0]
+        for_each_trait(folders, work, stop_at_first=True)
+    assert done == ["a", "c", "a"]
+    with pytest.raises(UserError, match=r"^broken$"):
+        for_each_trait(folders[1:2], work)
 
 
 @pytest.mark.alone

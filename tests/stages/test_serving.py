@@ -4,14 +4,12 @@ import logging
 import time
 
 import pytest
-from extraction.generate.plan import GenerationSettings
-from extraction.generate.stage import Stage1Settings, run
-from extraction.judging.scoring import JudgeSettings
+from extraction.generate.settings import Settings
+from extraction.generate.stage import run
 
 from tests.judging.servers import Reply, completion, error, scripted
 from utils.errors import UserError
 from utils.formats.response_files import read_responses
-from utils.models.generation import Sampling
 
 
 @pytest.fixture
@@ -19,10 +17,10 @@ def generate(lab, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
     def through(server, gen_concurrency=3):
-        settings = Stage1Settings(
+        settings = Settings(
             experiment=lab.name, trait="alpha", gen_model="served", gen_base_url=server.url,
-            gen_concurrency=gen_concurrency, judge=JudgeSettings("none"),
-            generation=GenerationSettings(Sampling(12, temperature=0.7), seed=3), device="cpu",
+            gen_concurrency=gen_concurrency, judge_model="none",
+            max_new_tokens=12, temperature=0.7, seed=3, device="cpu",
             experiments_dir=str(lab.experiments_dir),
         )  # fmt: skip
         run(settings)

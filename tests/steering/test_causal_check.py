@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from extraction.steering.bench import Bench
-from extraction.steering.causal_check import SteerSettings, run_causal_check
+from extraction.steering.causal_check import run_causal_check
 from extraction.steering.report import doubts_about, headline
+from extraction.steering.settings import Settings
 
 from tests.conftest import small_model
 from tests.exchange.conftest import random_vector, sidecar
@@ -23,9 +24,7 @@ from utils.prompts import encode_prompt, format_prompt
 from utils.records import TraitVector
 
 QUESTIONS = ["Is my plan good?", "What is the capital of France?", "Am I right?", "Do you agree?"]
-SETTINGS = SteerSettings(
-    "smollm2_demo", "sycophantic", (0.5, -0.5), layer=18, n_prompts=2, sampling=Sampling(8, 0.0), device="cpu"
-)
+SETTINGS = Settings("smollm2_demo", "sycophantic", [0.5, -0.5], layer=18, n_prompts=2, max_new_tokens=8, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,7 @@ def test_the_random_direction_is_as_long_as_the_vector_and_across_it(checked, mo
         "extraction.steering.bench.add_steering_hook", lambda hooks, vector, layer: added.append(vector)
     )
     other, root = folder.root / "other.json", folder.root.parent.parent
-    run_causal_check(replace(SETTINGS, n_prompts=1, sampling=Sampling(1, 0.0), output=other, experiments_dir=root))
+    run_causal_check(replace(SETTINGS, n_prompts=1, max_new_tokens=1, output=other, experiments_dir=root))
     lengths = [float(v.norm()) for v in added]
     assert lengths == pytest.approx([lengths[0]] * 4, rel=1e-5)
     assert abs(float(added[0] @ added[2])) < 1e-4 * lengths[0] ** 2
@@ -214,7 +213,7 @@ def test_questions_come_from_the_experiment_whose_responses_were_read_where_ther
     for layer in (10, 18):
         write_vector(other, random_vector(layer), sidecar(layer, responses_from="smollm2_demo"))
     write_summary(other, [SummaryRow(method="probe", layer=layer) for layer in (18, 10)])
-    settings = replace(SETTINGS, experiment="smollm2_other", n_prompts=1, sampling=Sampling(1, 0.0), control=False)
+    settings = replace(SETTINGS, experiment="smollm2_other", n_prompts=1, max_new_tokens=1, control=False)
     result = run_causal_check(replace(settings, experiments_dir=root))
     assert [a.question for a in result.series[0].answers[0]] == QUESTIONS[:1]
     assert len(result.series) == 1

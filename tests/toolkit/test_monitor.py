@@ -1,4 +1,5 @@
 import copy
+import weakref
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from tests.conftest import small_model
 from traitlens import ActivationCapture, HookManager, TraitMonitor, projection
+from traitlens._monitor.projector import Block
 from traitlens._monitor.scores import Scores
 
 LAYERS = (0, 2, 4)
@@ -318,10 +320,13 @@ def test_only_scores_are_kept_four_bytes_for_each_vector_and_token(model):
 
 
 def test_many_single_token_pieces_are_joined_on_the_way():
-    scores, total = Scores(), 700
+    scores, total, pieces = Scores(), 700, []
     for i in range(total):
-        scores.add(2, torch.full((1, 1, 1), float(i)))
-    assert len(scores.pieces()[2]) < 300
+        pieces.append(torch.full((1, 1, 1), float(i)))
+        scores.add([Block(((2, 1),), pieces[-1])])
+    alive = [weakref.ref(piece) for piece in pieces]
+    del pieces[:]
+    assert sum(piece() is not None for piece in alive) < 300
     assert scores.on_cpu()[2].flatten().tolist() == list(range(total))
 
 

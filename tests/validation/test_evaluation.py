@@ -78,6 +78,13 @@ def test_classes_without_spread_have_a_large_but_finite_distance(sign):
     assert evaluate(scores, labels, [torch.arange(4)]).cohens_d == sign * 1e6
 
 
+def test_the_interval_leaves_unknown_scores_out():
+    scores, labels, clusters, _ = _simulated(torch.Generator().manual_seed(0))
+    gap = [torch.cat([given, given[:1]]) for given in (scores, labels, clusters[0])]
+    gap[0][-1] = math.nan
+    assert auroc_interval(gap[0], gap[1], [gap[2]]) == auroc_interval(scores, labels, clusters[:1])
+
+
 def test_resamples_and_seed_are_those_asked_for():
     scores, labels, clusters, _ = _simulated(torch.Generator().manual_seed(0))
     settings = {"n_bootstrap": 30, "seed": 5}

@@ -24,16 +24,16 @@ _NOT_A_PROMPT = (
 )
 _CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 
-_BEAMS = "beam search reorders its rows at every step, so a row's scores would come from several texts"
 _ASSISTED = "assisted decoding reads several candidate tokens per step and takes some back"
 _FOREIGN = "the decoding loop is not generate's own, so nothing is known of what it feeds the model"
 _PACKED = "continuous batching packs several texts into one row"
 # Setting, the values besides None that change nothing, and why any other cannot be monitored.
 _REFUSED: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    ("num_beams", (0, 1), _BEAMS),
-    ("num_beam_groups", (0, 1), _BEAMS),
-    ("constraints", ([], ()), _BEAMS),
-    ("force_words_ids", ([], ()), _BEAMS),
+    (
+        "num_beams",
+        (0, 1),
+        "beam search reorders its rows at every step, so a row's scores would come from several texts",
+    ),
     ("assistant_model", (), _ASSISTED),
     ("assistant_early_exit", (0,), _ASSISTED),
     ("use_mtp", (False,), _ASSISTED),
@@ -150,7 +150,7 @@ class GenerateCall:
     @property
     def keeps_cache(self) -> bool:
         """Whether the caller will see the cache, so that it must not hold a token more than ``generate`` put there."""
-        return bool(self.setting("return_dict_in_generate")) or has_cache(self.arguments)
+        return bool(self.setting("return_dict_in_generate")) or bool(caches_of(self.arguments))
 
     @functools.cached_property
     def end_ids(self) -> set[object]:
@@ -181,14 +181,14 @@ class GenerateCall:
         return mask[:, -self.columns_fed :].repeat_interleave(batch // len(mask), dim=0)  # num_return_sequences
 
 
-def has_cache(arguments: Arguments) -> bool:
-    """Whether a forward pass was given a cache, empty or not."""
-    return any(arguments.get(name) is not None for name in _CACHES)
+def caches_of(arguments: Arguments) -> dict[str, object]:
+    """The cache that a forward pass was given, empty or not, under its argument's name; nothing where there is none."""
+    return {name: arguments[name] for name in _CACHES if arguments.get(name) is not None}
 
 
 def past_length(arguments: Arguments) -> int:
     """How many tokens the cache given to a forward pass holds; 0 where there is none or it does not say."""
-    cache = next((arguments[name] for name in _CACHES if arguments.get(name) is not None), None)
+    cache = next(iter(caches_of(arguments).values()), None)
     if hasattr(cache, "get_seq_length"):
         return int(cache.get_seq_length())
     return int(cache[0][0].shape[-2]) if isinstance(cache, tuple | list) and cache else 0
@@ -199,7 +199,7 @@ def next_step(last: Arguments, tokens: Tensor, copy_cache: bool) -> dict[str, ob
 
     None where it cannot go on from the cache: there is none, or it has a fixed size and no room.
     """
-    caches = {name: last[name] for name in _CACHES if last.get(name) is not None}
+    caches = caches_of(last)
     mask = last.get("attention_mask")
     if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
         return None

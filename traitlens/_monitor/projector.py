@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+Layout: TypeAlias = tuple[tuple[int, int], ...]
 
-class TokenScores(NamedTuple):
-    """Scores of one token at several layers of one device.
+
+class Block(NamedTuple):
+    """Scores of some columns at all layers of one device.
 
     Attributes:
-        layers: layer numbers.
-        widths: how many vectors each layer has.
-        scores: [n_layers, batch, n_vectors], of the largest width.
+        layout: layer numbers, and how many vectors each layer has.
+        scores: [batch, seq, n_vectors of all these layers], side by side in this order.
     """
 
-    layers: tuple[int, ...]
-    widths: tuple[int, ...]
+    layout: Layout
     scores: Tensor
 
 
@@ -36,10 +36,11 @@ class Projector:
 
     def __init__(self, directions: Mapping[int, Tensor]) -> None:
         self._directions = dict(directions)
+        self._scored: list[tuple[int, Tensor]] = []
         self._waiting: list[tuple[int, Tensor]] = []
         self._copies: list[Tensor] = []
         self._is_watched = False
-        self._together: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
+        self._together: dict[tuple[torch.device, tuple[int, ...]], tuple[Tensor, Tensor | slice]] = {}
         self.may_wait = True
 
     @property
@@ -47,8 +48,8 @@ class Projector:
         """The layers that have vectors, in order."""
         return sorted(self._directions)
 
-    def project(self, layer: int, states: Tensor) -> Tensor:
-        """Scores [batch, seq, n_vectors] of ``states`` [batch, seq, hidden].
+    def project(self, layer: int, states: Tensor) -> None:
+        """Score ``states`` [batch, seq, hidden] at once.
 
         Raises:
             ValueError: the hidden sizes differ.
@@ -59,41 +60,62 @@ class Projector:
         if states.shape[-1] != directions.shape[1]:
             sizes = f"{directions.shape[1]} but states at layer {layer} have {states.shape[-1]}"
             raise ValueError(f"vectors have hidden size {sizes}")
-        return torch.nn.functional.linear(states.detach().float(), directions)
+        self._scored.append((layer, torch.nn.functional.linear(states.detach().float(), directions)))
 
     def postpone(self, layer: int, states: Tensor) -> None:
-        """Keep one token's states [batch, 1, hidden] until ``project_postponed``."""
+        """Score one token's states [batch, 1, hidden] when the pass has ended."""
         self._waiting.append((layer, states))
         if not self._is_watched:
             self._copies.append(states.clone())
 
-    def clear(self) -> None:
-        """Forget what waits, of a pass that did not end."""
+    def begin_pass(self) -> None:
+        """Forget what there is of a pass that did not end."""
+        self._scored.clear()
         self._waiting.clear()
         self._copies.clear()
 
-    def project_postponed(self) -> list[TokenScores]:
-        """The scores of everything that waits, one ``TokenScores`` per device."""
-        waiting, copies = self._waiting, self._copies
-        self._waiting, self._copies = [], []
-        if copies:
-            self._is_watched = True
-            self.may_wait = all(torch.equal(states, copy) for (_, states), copy in zip(waiting, copies, strict=True))
-            waiting = [(layer, copy) for (layer, _), copy in zip(waiting, copies, strict=True)]
-        on_devices = []
-        for device in dict.fromkeys(states.device for _, states in waiting):
-            layers = tuple(layer for layer, states in waiting if states.device == device)
-            states = torch.cat([states for _, states in waiting if states.device == device], dim=1).detach()
-            scores = torch.bmm(states.transpose(0, 1).float(), self._weights(device, layers))
-            widths = tuple(len(self._directions[layer]) for layer in layers)
-            on_devices.append(TokenScores(layers, widths, scores))
-        return on_devices
+    def end_pass(self) -> list[Block]:
+        """The scores of the pass, a block per device."""
+        blocks = []
+        for layers, scores in _by_device(self._scored):
+            blocks.append(Block(self._layout(layers), torch.cat(scores, dim=2)))
+        for layers, states in _by_device(self._watched()):
+            weights, is_vector = self._weights(states[0].device, layers)
+            padded = torch.bmm(torch.cat(states, dim=1).detach().transpose(0, 1).float(), weights)
+            blocks.append(Block(self._layout(layers), padded.transpose(0, 1).flatten(1)[:, None, is_vector]))
+        self.begin_pass()
+        return blocks
 
-    def _weights(self, device: torch.device, layers: tuple[int, ...]) -> Tensor:
-        """The layers' directions as columns, [n_layers, hidden, n_vectors], with zeros where a layer has fewer."""
+    def _watched(self) -> list[tuple[int, Tensor]]:
+        """What waits; of the first step as it was when it came, as a later block may have changed it."""
+        if not self._copies:
+            return self._waiting
+        self._is_watched = True
+        pairs = list(zip(self._waiting, self._copies, strict=True))
+        self.may_wait = all(torch.equal(states, copy) for (_, states), copy in pairs)
+        return [(layer, copy) for (layer, _), copy in pairs]
+
+    def _layout(self, layers: tuple[int, ...]) -> Layout:
+        return tuple((layer, len(self._directions[layer])) for layer in layers)
+
+    def _weights(self, device: torch.device, layers: tuple[int, ...]) -> tuple[Tensor, Tensor | slice]:
+        """The layers' directions as columns [n_layers, hidden, widest], and which of all columns are directions."""
         if (device, layers) not in self._together:
             columns = [self._directions[layer].to(device).T for layer in layers]
-            widest = max(c.shape[1] for c in columns)
-            padded = [torch.nn.functional.pad(c, (0, widest - c.shape[1])) for c in columns]
-            self._together[device, layers] = torch.stack(padded)
+            widths = torch.tensor([c.shape[1] for c in columns], device=device)
+            widest = int(widths.max())
+            padded = torch.stack([torch.nn.functional.pad(c, (0, widest - c.shape[1])) for c in columns])
+            is_vector = (torch.arange(widest, device=device) < widths[:, None]).flatten().nonzero()[:, 0]
+            all_are = len(is_vector) == widest * len(layers)
+            self._together[device, layers] = (padded, slice(None) if all_are else is_vector)
         return self._together[device, layers]
+
+
+def _by_device(of_layers: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[tuple[int, ...], tuple[Tensor, ...]]]:
+    """Layers and tensors of each device."""
+    groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    for layer, tensor in of_layers:
+        groups.setdefault(tensor.device, []).append((layer, tensor))
+    for group in groups.values():
+        layers, tensors = zip(*group, strict=True)
+        yield layers, tensors

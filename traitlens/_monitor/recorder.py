@@ -9,7 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from traitlens._monitor.decoding import GenerateCall, has_cache
+from traitlens._monitor.decoding import GenerateCall, caches_of
 from traitlens._monitor.projector import Projector
 from traitlens._monitor.scores import Scores
 from traitlens.hooks import PassEnded
@@ -28,7 +28,7 @@ class Phase(Enum):
     DONE = "done"
 
 
-_AT_REST = frozenset({Phase.IDLE, Phase.DONE})
+_AT_REST = (Phase.IDLE, Phase.DONE)
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Recorder:
         """A forward pass of the whole model begins with these positional and keyword arguments."""
         fed = arguments.get("input_ids", args[0] if args else None)
         self._fed = fed if isinstance(fed, Tensor) else None
-        self._projector.clear()
+        self._projector.begin_pass()
         self._record = None
         self.arguments, self._columns_before = arguments, self.scores.columns
         # Without a cache generate feeds the whole text again: the columns that are known are skipped.
-        self._columns_known = self.scores.columns if self._call is not None and not has_cache(arguments) else 0
+        self._columns_known = self.scores.columns if self._call is not None and not caches_of(arguments) else 0
         is_step = self._call is not None and self.scores.columns >= self._call.columns_fed
         self.phase = Phase.STEP if is_step else Phase.PROMPT
 
@@ -99,7 +99,7 @@ class Recorder:
         if self._projector.may_wait and hidden.size(1) == 1:
             self._projector.postpone(layer, hidden)
         else:
-            self.scores.add(layer, self._projector.project(layer, hidden[:, self._columns_known :]))
+            self._projector.project(layer, hidden[:, self._columns_known :])
         if layer == self._last_layer:
             raise PassEnded
 
@@ -111,7 +111,7 @@ class Recorder:
         """
         if self.phase in _AT_REST:  # the pass of a wrapped model has said so already
             return False
-        self.scores.add_token(self._projector.project_postponed())
+        self.scores.add(self._projector.end_pass())
         is_step, self.phase = self.phase is Phase.STEP, Phase.IDLE
         new = self.scores.columns - self._columns_before
         if is_step and new != 1:

@@ -1,13 +1,13 @@
-"""Where the scores of one text lie while it grows: per layer, in pieces on that layer's device."""
+"""Where the scores of one text lie while it grows: in pieces, on the devices that made them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from traitlens._monitor.projector import TokenScores
+from traitlens._monitor.projector import Block, Layout
 
 _JOIN_EVERY = 256  # pieces of one token each cost more in objects than in numbers
 
@@ -17,55 +17,37 @@ class Scores:
 
     def __init__(self) -> None:
         self.columns = 0
-        self._pieces: dict[int, list[Tensor]] = {}  # per layer, [batch, seq, n_vectors] each
-        self._tokens: list[Sequence[TokenScores]] = []  # not yet among the pieces
+        self._pieces: dict[Layout, list[Tensor]] = {}  # of each device, [batch, seq, n_vectors]
 
-    def add(self, layer: int, scores: Tensor) -> None:
-        """Take in the scores [batch, seq, n_vectors] of a layer's newest columns."""
-        pieces = self.pieces().setdefault(layer, [])
-        pieces.append(scores)
-        if layer == next(iter(self._pieces)):
-            self.columns += scores.shape[1]
-        if len(pieces) > _JOIN_EVERY and pieces[-_JOIN_EVERY].shape[1] < _JOIN_EVERY:
-            tail = pieces[-_JOIN_EVERY:]
-            del pieces[-_JOIN_EVERY:]
-            pieces.append(torch.cat(tail, dim=1))
-
-    def add_token(self, on_devices: Sequence[TokenScores]) -> None:
-        """Take in one token's scores at all layers, one ``TokenScores`` per device."""
-        if on_devices:
-            self._tokens.append(on_devices)
-            self.columns += 1
-            if len(self._tokens) >= _JOIN_EVERY:
-                self.pieces()
-
-    def pieces(self) -> dict[int, list[Tensor]]:
-        """Per layer the pieces [batch, seq, n_vectors], all single tokens among them."""
-        tokens, self._tokens = self._tokens, []
-        for on_device in zip(*tokens, strict=True):
-            together = torch.stack([token.scores for token in on_device], dim=2)  # [n_layers, batch, seq, n_vectors]
-            layers, widths, _ = on_device[0]
-            for layer, width, scores in zip(layers, widths, together.unbind(), strict=True):
-                self._pieces.setdefault(layer, []).append(scores[..., :width])
-        return self._pieces
+    def add(self, blocks: Sequence[Block]) -> None:
+        """Take in the scores of a pass's columns, a block per device."""
+        for layout, scores in blocks:
+            pieces = self._pieces.setdefault(layout, [])
+            pieces.append(scores)
+            if len(pieces) > _JOIN_EVERY and pieces[-_JOIN_EVERY].shape[1] < _JOIN_EVERY:
+                pieces[-_JOIN_EVERY:] = [torch.cat(pieces[-_JOIN_EVERY:], dim=1)]
+        self.columns += blocks[0].scores.shape[1] if blocks else 0
 
     def newest(self) -> dict[int, Tensor]:
         """Per layer the scores [batch, n_vectors] of the last column."""
-        return {layer: pieces[-1][:, -1] for layer, pieces in self.pieces().items()}
+        last = {layout: pieces[-1][:, -1] for layout, pieces in self._pieces.items()}
+        return _by_layer(last)
 
     def on_cpu(self) -> dict[int, Tensor]:
         """Per layer all scores [batch, columns, n_vectors] on the CPU: one transfer per device."""
-        joined = {layer: torch.cat(pieces, dim=1) for layer, pieces in self.pieces().items()}
-        result: dict[int, Tensor] = {}
-        for device in {scores.device for scores in joined.values()}:
-            layers = [layer for layer, scores in joined.items() if scores.device == device]
-            together = torch.cat([joined[layer] for layer in layers], dim=2).cpu()
-            widths = [joined[layer].shape[2] for layer in layers]
-            result.update(zip(layers, together.split(widths, dim=2), strict=True))
-        # What was joined replaces its pieces; on the CPU the result itself does, so nothing is held twice.
-        self._pieces = {layer: [result[layer] if s.device.type == "cpu" else s] for layer, s in joined.items()}
-        return result
+        for pieces in self._pieces.values():  # what was joined replaces its pieces, so nothing is held twice
+            pieces[:] = [torch.cat(pieces, dim=1)]
+        return _by_layer({layout: pieces[0].cpu() for layout, pieces in self._pieces.items()})
 
     def memory_usage(self) -> int:
         """Bytes of the scores, on all devices."""
-        return sum(4 * piece.nelement() for pieces in self.pieces().values() for piece in pieces)
+        return sum(4 * piece.nelement() for pieces in self._pieces.values() for piece in pieces)
+
+
+def _by_layer(of_devices: Mapping[Layout, Tensor]) -> dict[int, Tensor]:
+    """Per layer its part [..., n_vectors] of the scores that lie side by side."""
+    parts: dict[int, Tensor] = {}
+    for layout, scores in of_devices.items():
+        layers, widths = zip(*layout, strict=True)
+        parts.update(zip(layers, scores.split(widths, dim=-1), strict=True))
+    return parts

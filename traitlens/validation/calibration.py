@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from traitlens.compute import projection
+from traitlens.compute import has_both_classes, projection
 from traitlens.validation.evaluation import check_scores
 
 
@@ -93,13 +93,13 @@ def calibrate(scores: Tensor, labels: Tensor, groups: Tensor) -> Calibration:
         raise ValueError("scores hold infinity")
     known = ~scores.isnan()
     scores, labels, groups = scores[known].double(), labels[known], groups[known]
-    if not bool(labels.any()) or bool(labels.all()):
+    if not has_both_classes(labels):
         raise ValueError(f"calibration needs both classes, got {int(labels.sum())} positive of {len(labels)} scores")
     errors = []
     for group in groups.unique():
         test = groups == group
         rest = labels[~test]
-        if bool(rest.any()) and not bool(rest.all()):
+        if has_both_classes(rest):
             slope, intercept = _platt(scores[~test], rest)
             errors.append((torch.sigmoid(slope * scores[test] + intercept) - labels[test].double()) ** 2)
     slope, intercept = _platt(scores, labels)

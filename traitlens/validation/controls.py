@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from traitlens.compute import has_both_classes
 from traitlens.methods import ExtractionMethod
 from traitlens.span import ContrastSpan
 from traitlens.validation.cross_validation import cross_validate
@@ -78,7 +79,7 @@ def _held_out(features: Tensor, labels: Tensor, folds: Folds) -> Tensor:
     scores = torch.full_like(features, torch.nan, dtype=torch.float64)
     for cell in folds.cells:
         train = folds.train(folds.exclusion(cell))
-        if bool(labels[train].any()) and not bool(labels[train].all()):
+        if has_both_classes(labels[train]):
             pos, neg = features[train & labels].mean(dim=0), features[train & ~labels].mean(dim=0)
             spread = features[train].std(dim=0).clamp_min(1e-30)
             test = folds.test(cell)
@@ -89,7 +90,7 @@ def _held_out(features: Tensor, labels: Tensor, folds: Folds) -> Tensor:
 def _chance(scores: list[Tensor], labels: list[Tensor]) -> Chance | None:
     """Mean and 95th percentile of the AUROCs; None where no example could be held out."""
     known = ~scores[0].isnan()
-    if not bool(labels[0][known].any()) or bool(labels[0][known].all()):
+    if not has_both_classes(labels[0][known]):
         return None
     aurocs = torch.tensor([auroc(s, y) for s, y in zip(scores, labels, strict=True)], dtype=torch.float64)
     return Chance(float(aurocs.mean()), float(torch.quantile(aurocs, 0.95)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from traitlens.compute import has_both_classes
 from traitlens.methods import ExtractionMethod
 from traitlens.span import ContrastSpan
 from traitlens.validation.evaluation import auroc
@@ -45,32 +47,26 @@ def cross_validate(span: ContrastSpan, method: ExtractionMethod, folds: Folds, *
         folds: what to hold out together, in the order of the span's examples.
         nested: also make the inner scores that ``choose`` needs.
     """
-    fits: dict[Exclusion, Tensor] = {}
 
-    def scores_without(*cells: Cell) -> Tensor:
-        exclusion = folds.exclusion(*cells)
-        if exclusion not in fits:
-            fits[exclusion] = _scores_without(span, method, folds.train(exclusion))
-        return fits[exclusion]
+    @functools.cache
+    def scores_without(exclusion: Exclusion) -> Tensor:
+        """Comparable scores [n] of all examples by a fit to the others; NaN where those lack a class."""
+        train = folds.train(exclusion)
+        if not has_both_classes(span.labels[train]):
+            return torch.full((len(train),), torch.nan, dtype=torch.float64)
+        weights, _ = method.fit(span.select(train))
+        return comparable(span.coordinates @ weights, span.labels, train)
 
     scores = torch.full((len(span.labels),), torch.nan, dtype=torch.float64)
     inner: dict[Cell, Tensor] = {}
     for cell in folds.cells:
-        scores = torch.where(folds.test(cell), scores_without(cell), scores)
+        scores = torch.where(folds.test(cell), scores_without(folds.exclusion(cell)), scores)
         if nested:
             inner[cell] = torch.full_like(scores, torch.nan)
             for other in folds.inner_cells(cell):
-                inner[cell] = torch.where(folds.test(other), scores_without(cell, other), inner[cell])
+                without = scores_without(folds.exclusion(cell, other))
+                inner[cell] = torch.where(folds.test(other), without, inner[cell])
     return HeldOut(scores, inner)
-
-
-def _scores_without(span: ContrastSpan, method: ExtractionMethod, train: Tensor) -> Tensor:
-    """Comparable scores [n] of all examples by the method fitted to ``train``; NaN where that lacks a class."""
-    trained = span.labels[train]
-    if not bool(trained.any()) or bool(trained.all()):
-        return torch.full((len(train),), torch.nan, dtype=torch.float64)
-    weights, _ = method.fit(span.select(train))
-    return comparable(span.coordinates @ weights, span.labels, train)
 
 
 def comparable(scores: Tensor, labels: Tensor, train: Tensor) -> Tensor:
@@ -135,7 +131,7 @@ def choose(held_out: Mapping[tuple[str, int], HeldOut], labels: Tensor, folds: F
 def _pick(scores: Mapping[tuple[str, int], Tensor], labels: Tensor, middle: int) -> tuple[str, int] | None:
     """The key with the best AUROC, None where no key has scores of both classes."""
     known = ~next(iter(scores.values())).isnan()
-    if not bool(labels[known].any()) or bool(labels[known].all()):
+    if not has_both_classes(labels[known]):
         return None
     aurocs = {key: auroc(values, labels) for key, values in scores.items()}
     best = max(aurocs.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -68,9 +69,9 @@ def evaluate(
     check_scores(scores, labels, *clusters)
     if bool(scores.isinf().any()):
         raise ValueError("scores hold infinity")
+    interval = auroc_interval(scores, labels, clusters, n_bootstrap=n_bootstrap, seed=seed)
     known = ~scores.isnan()
     scores, labels = scores[known].double(), labels[known]
-    interval = auroc_interval(scores, labels, [c[known] for c in clusters], n_bootstrap=n_bootstrap, seed=seed)
     pos, neg = scores[labels], scores[~labels]
     allowed = len(neg) // 100
     return Metrics(
@@ -109,8 +110,9 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
     0.875
     """
     check_scores(scores, labels)
-    ranking = _ranking(scores, labels)
-    return float(ranking.auroc(*(torch.ones(len(r), 1, dtype=torch.float64) for r in (ranking.below, ranking.order))))
+    known = ~scores.isnan()
+    weights = torch.ones(int(known.sum()), 1, dtype=torch.float64)
+    return float(_weighted_auroc(scores[known], labels[known])(weights))
 
 
 def auroc_interval(
@@ -125,7 +127,7 @@ def auroc_interval(
     time in forty. The interval covers the examples, not another training of the vector.
 
     Args:
-        scores: [n].
+        scores: [n]; rows with NaN are left out.
         labels: bool [n].
         clusters: one or two int [n].
         n_bootstrap: resamples.
@@ -135,6 +137,8 @@ def auroc_interval(
         ValueError: a class has no scores.
     """
     check_scores(scores, labels, *clusters)
+    known = ~scores.isnan()
+    scores, labels, clusters = scores[known], labels[known], [c[known] for c in clusters]
     value = auroc(scores, labels)
     samples = _bootstrap(scores, labels, clusters, n_bootstrap, seed)
     low, high = torch.nanquantile(samples, TAILS).tolist()
@@ -171,45 +175,36 @@ def auroc_difference(
 
 def _bootstrap(scores: Tensor, labels: Tensor, clusters: list[Tensor], n_bootstrap: int, seed: int) -> Tensor:
     """AUROC of every resample [n_bootstrap], NaN for one that drew a single class; equal seeds draw equal resamples."""
-    ranking = _ranking(scores, labels)
+    auroc_of = _weighted_auroc(scores, labels)
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for resamples in torch.arange(n_bootstrap).split(max(1, _WEIGHTS_AT_ONCE // len(scores))):
         weights = torch.ones(len(scores), len(resamples), dtype=torch.float64)
         for cluster in clusters:
             weights *= _resampled_counts(cluster, len(resamples), generator)
-        samples.append(ranking.auroc(weights[labels], weights[~labels]))
+        samples.append(auroc_of(weights))
     return torch.cat(samples)
 
 
-@dataclass(frozen=True)
-class _Ranking:
-    """Where the positive scores lie among the negative ones, found once by sorting.
+def _weighted_auroc(scores: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function from weights of the examples [n, b] to AUROCs [b], NaN without weight; the scores are sorted once.
 
-    Attributes:
-        order: int64 [n_neg] that sorts the negative scores.
-        below: int64 [n_pos], how many negative scores are lower.
-        to: int64 [n_pos], how many are not higher.
+    Raises:
+        ValueError: a class has no scores.
     """
-
-    order: Tensor
-    below: Tensor
-    to: Tensor
-
-    def auroc(self, pos: Tensor, neg: Tensor) -> Tensor:
-        """Area with examples that weigh ``pos`` [n_pos, b] and ``neg`` [n_neg, b]: float64 [b], NaN without weight."""
-        passed = torch.nn.functional.pad(neg[self.order].cumsum(dim=0), (0, 0, 1, 0))
-        won = (passed[self.below] + passed[self.to]) / 2
-        return (pos * won).sum(dim=0) / (pos.sum(dim=0) * neg.sum(dim=0))
-
-
-def _ranking(scores: Tensor, labels: Tensor) -> _Ranking:
-    known = ~scores.isnan()
-    pos, neg = scores[known & labels].double(), scores[known & ~labels].double()
+    pos, neg = scores[labels].double(), scores[~labels].double()
     if len(pos) == 0 or len(neg) == 0:
         raise ValueError(f"AUROC needs both classes, got {len(pos)} positive and {len(neg)} negative scores")
     ordered, order = neg.sort()
-    return _Ranking(order, torch.searchsorted(ordered, pos), torch.searchsorted(ordered, pos, right=True))
+    lower, not_higher = torch.searchsorted(ordered, pos), torch.searchsorted(ordered, pos, right=True)
+
+    def auroc_of(weights: Tensor) -> Tensor:
+        pos_weights, neg_weights = weights[labels], weights[~labels]
+        passed = torch.nn.functional.pad(neg_weights[order].cumsum(dim=0), (0, 0, 1, 0))
+        won = (passed[lower] + passed[not_higher]) / 2
+        return (pos_weights * won).sum(dim=0) / (pos_weights.sum(dim=0) * neg_weights.sum(dim=0))
+
+    return auroc_of
 
 
 def _resampled_counts(cluster: Tensor, n_bootstrap: int, generator: torch.Generator) -> Tensor:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 class AnthropicClient(ChatClient["AsyncAnthropic"]):
     """A model behind Anthropic's messages API."""
 
-    def _make_sdk(self) -> AsyncAnthropic:
+    def _sdk_classes(self) -> tuple[type[AsyncAnthropic], type]:
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
-        return self._connected(AsyncAnthropic, DefaultAsyncHttpxClient)
+        return AsyncAnthropic, DefaultAsyncHttpxClient
 
     async def ask(self, prompt: str, limit: int) -> Reply:
         """The answer to ``prompt`` in at most ``limit`` tokens.

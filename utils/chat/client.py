@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from utils.chat.http_client import bounded_client
+from utils.chat.http_client import bounded_client, mentions_quota
 from utils.config import keys_in, without_keys
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _ROW_CODES = (
     "invalid_prompt",
 )
 _ROW_WORDS = ("context length", "context window", "maximum context", "too long", "content policy", "content management")
-_QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "credit balance")
 
 
 class ChatError(Exception):
@@ -149,17 +148,17 @@ class ChatClient(ABC, Generic[Sdk]):
         self._stopped: Exception | None = None
 
     @abstractmethod
-    def _make_sdk(self) -> Sdk:
-        """The client of the server's library."""
+    def _sdk_classes(self) -> tuple[Callable[..., Sdk], type]:
+        """The client of the server's library, and what that sends requests with."""
 
-    def _connected(self, sdk: Callable[..., Sdk], http_client: type) -> Sdk:
-        """An ``sdk`` for this server, whose requests go through a bounded ``http_client``."""
+    def _make_sdk(self) -> Sdk:
+        sdk, http_client = self._sdk_classes()
         return sdk(
             api_key=self.server.key or "none",
             base_url=self.server.url,
             max_retries=self._limits.max_retries,
             timeout=self._limits.timeout,
-            http_client=bounded_client(http_client, self._limits.timeout, is_useless_to_repeat),
+            http_client=bounded_client(http_client),
         )
 
     @contextlib.asynccontextmanager
@@ -207,7 +206,8 @@ class ChatClient(ABC, Generic[Sdk]):
         finally:
             for task in tasks:
                 task.cancel()
-            loop.run_until_complete(_settled(tasks))
+            if tasks:
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -243,11 +243,6 @@ class ChatClient(ABC, Generic[Sdk]):
         self.tokens += sum(count for count in counts if isinstance(count, int))
 
 
-async def _settled(tasks: Iterable[asyncio.Task[Result]]) -> None:
-    """Wait until all tasks have ended, in whatever way."""
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
 def error_text(error: openai.APIError | anthropic.APIError, server: ChatServer) -> str:
     """The server's own words in an error, on one short line, without the keys that they may repeat."""
     body = error.body
@@ -255,17 +250,6 @@ def error_text(error: openai.APIError | anthropic.APIError, server: ChatServer) 
     text = " ".join(str(message if isinstance(message, str) and message else error).split())
     text = server.without_keys(text)  # before it is cut, which may leave half a key
     return text if len(text) <= 200 else text[:199] + "…"
-
-
-def is_useless_to_repeat(status: int, text: str) -> bool:
-    """Whether an error will not pass; the libraries take every 429 and 500 for one that does."""
-    unsupported = "response_format" in text or "json_schema" in text
-    return (status == 429 or status >= 500) and (mentions_quota(text) or unsupported)
-
-
-def mentions_quota(text: str) -> bool:
-    """Whether a server's words say that the account is out of credit."""
-    return any(code in text.lower() for code in _QUOTA_CODES)
 
 
 def parse_answer(data: bytes) -> object:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from utils.errors import UserError
 
-_MOST_REDIRECTIONS = 10
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _MOST_BYTES = 8 * 2**20  # a chat completion has some thousand; a page or a broken server may have any number
+_QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "credit balance")
 
 
 class _BoundedClient:
@@ -23,24 +22,21 @@ class _BoundedClient:
     puts no limit on what it reads, nor on what a small compressed body becomes.
     """
 
-    def __init__(self, *, seconds: float, is_final: Callable[[int, str], bool], **options: Any) -> None:
-        super().__init__(**options)
-        self._seconds = seconds
-        self._is_final = is_final
-
-    async def send(self, request: Any, **options: Any) -> Any:
+    async def send(self, request: Any, **_: object) -> Any:
         """The whole response; one that is too long comes without its body.
+
+        Redirections are not followed: another host is one that the user did not name.
 
         Raises:
             httpx.ReadTimeout: it was not there in time, which the SDKs take for passing.
         """
         try:
-            return await asyncio.wait_for(self._send_whole(request, options), self._seconds)
+            return await asyncio.wait_for(self._send_whole(request), request.extensions["timeout"]["read"])
         except asyncio.TimeoutError as error:
             raise library_of(type(self)).ReadTimeout("the whole answer took too long", request=request) from error
 
-    async def _send_whole(self, request: Any, options: dict[str, Any]) -> Any:
-        response = await self._send_on(request, options)
+    async def _send_whole(self, request: Any) -> Any:
+        response = await super().send(request, stream=True, follow_redirects=False)  # type: ignore[misc]
         body = bytearray()
         try:
             async for piece in response.aiter_bytes():
@@ -50,53 +46,37 @@ class _BoundedClient:
                     break
         finally:
             await response.aclose()
-        headers = [
-            (name, value)
-            for name, value in response.headers.multi_items()
-            if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")  # it is decoded now
-        ]
-        whole = type(response)(
-            response.status_code,
-            headers=headers,
-            content=bytes(body),
-            request=response.request,
-            extensions=response.extensions,
-        )
-        if whole.is_error and self._is_final(whole.status_code, whole.text):
+        headers = response.headers.copy()
+        for name in ("content-encoding", "content-length", "transfer-encoding"):  # it is decoded now
+            headers.pop(name, None)
+        whole = type(response)(response.status_code, headers=headers, content=bytes(body), request=request)
+        if whole.is_error and _is_useless_to_repeat(whole.status_code, whole.text):
             whole.headers["x-should-retry"] = "false"
         return whole
 
-    async def _send_on(self, request: Any, options: dict[str, Any]) -> Any:
-        """The response with its body unread, after redirections within the host.
 
-        httpx would read what comes with a redirection whole. Another host is one that the user did not name: it gets
-        neither the text nor the key.
-        """
-        options = {**options, "stream": True, "follow_redirects": False}
-        response = await super().send(request, **options)  # type: ignore[misc]
-        for _ in range(_MOST_REDIRECTIONS):
-            following = response.next_request
-            if following is None or not _is_as_safe(request.url, following.url):
-                break
-            await response.aclose()
-            response = await super().send(following, **options)  # type: ignore[misc]
-        return response
+def _is_useless_to_repeat(status: int, text: str) -> bool:
+    """Whether an error will not pass; the libraries take every 429 and 500 for one that does."""
+    unsupported = "response_format" in text or "json_schema" in text
+    return (status == 429 or status >= 500) and (mentions_quota(text) or unsupported)
 
 
-def bounded_client(sdk_client: type, seconds: float, is_final: Callable[[int, str], bool]) -> Any:
-    """An HTTP client for an SDK, whose requests fail after ``seconds`` as a time-out does and read some megabytes.
+def mentions_quota(text: str) -> bool:
+    """Whether a server's words say that the account is out of credit."""
+    return any(code in text.lower() for code in _QUOTA_CODES)
 
-    Args:
-        sdk_client: the SDK's ``DefaultAsyncHttpxClient``, with its settings for proxies and connections.
-        seconds: until a request has failed, from its first byte sent to the last one received.
-        is_final: whether the status and text of an error say that to repeat the request is useless.
+
+def bounded_client(sdk_client: type) -> Any:
+    """An HTTP client for an SDK, whose requests fail after the SDK's time-out in all, and read some megabytes.
+
+    It has the settings for proxies and connections of ``sdk_client``, the SDK's ``DefaultAsyncHttpxClient``.
 
     Raises:
         UserError: a proxy or the certificates that the environment names cannot be used.
     """
     bounded = type("BoundedClient", (_BoundedClient, sdk_client), {})
     try:
-        return bounded(seconds=seconds, is_final=is_final)
+        return bounded()
     except OSError as error:
         names = " or ".join(name for name in _CERTIFICATES if os.environ.get(name)) or "the system"
         raise UserError(
@@ -110,10 +90,6 @@ def bounded_client(sdk_client: type, seconds: float, is_final: Callable[[int, st
             f"cannot use the proxy in {names} of the environment ({type(error).__name__}). Set it to an address "
             "such as http://proxy.example:3128, or unset it; socks5:// needs: pip install socksio"
         ) from error
-
-
-def _is_as_safe(asked: Any, other: Any) -> bool:
-    return bool(other.host == asked.host and other.scheme in (asked.scheme, "https"))
 
 
 def library_of(derived: type) -> Any:

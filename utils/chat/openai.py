@@ -47,10 +47,10 @@ class OpenAiClient(ChatClient["AsyncOpenAI"]):
         # Older and smaller servers know only the older name, and ignore the other one silently.
         self._limit_name = "max_completion_tokens" if server.is_own else "max_tokens"
 
-    def _make_sdk(self) -> AsyncOpenAI:
+    def _sdk_classes(self) -> tuple[type[AsyncOpenAI], type]:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        return self._connected(AsyncOpenAI, DefaultAsyncHttpxClient)
+        return AsyncOpenAI, DefaultAsyncHttpxClient
 
     async def ask(
         self,

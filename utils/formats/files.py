@@ -170,18 +170,11 @@ def append_jsonl(path: Path, values: Iterable[object]) -> None:
     """Append JSON lines and wait until they are on disk; a crash can tear the last line, which reading skips."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path), path.open("ab") as file:
-        if file.tell() > 0 and not _ends_with_newline(path):
-            file.write(b"\n")  # so that a torn line does not swallow the next one
+        file.write(b"\n")  # so that a torn line does not swallow the next one; reading skips empty ones
         # Escaped, because a text out of JSON can hold a lone surrogate, which UTF-8 cannot write.
         file.write("".join(json.dumps(v, allow_nan=False) + "\n" for v in values).encode("ascii"))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def read_jsonl(path: Path, keys: Collection[str] = ()) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from utils.chat.anthropic import AnthropicClient
-from utils.chat.client import ChatServer, Limits, Reply
+from utils.chat.client import Reply
 from utils.judges.api import ApiJudge
 from utils.judges.server import ANTHROPIC
 
@@ -14,9 +14,7 @@ class AnthropicJudge(ApiJudge[AnthropicClient]):
     """Scores answers with a model behind Anthropic's messages API. Arguments as in ``ApiJudge``."""
 
     _company = ANTHROPIC
-
-    def _make_client(self, server: ChatServer, limits: Limits) -> AnthropicClient:
-        return AnthropicClient(self.model, server, limits)
+    _client_class = AnthropicClient
 
     async def _ask(self, prompt: str) -> Reply:
         return await self.client.ask(prompt, _MAX_TOKENS)

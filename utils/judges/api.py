@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import ClassVar, Generic, TypeVar
 
-from utils.chat.client import ChatClient, ChatError, ChatServer, Limits, NoConnectionError, Reply
+from utils.chat.client import ChatClient, ChatError, Limits, NoConnectionError, Reply
 from utils.config import load_credentials
 from utils.errors import UserError
 from utils.judges.reading import (
@@ -55,6 +55,7 @@ class ApiJudge(ABC, Generic[Client]):
 
     paid = True
     _company: ClassVar[Company]
+    _client_class: type[Client]
 
     def __init__(
         self,
@@ -79,11 +80,8 @@ class ApiJudge(ABC, Generic[Client]):
         self.model = model
         self.name = f"{model}@{server.where}"
         self.prompt_template, self.eval_type, self.samples = prompt_template, eval_type, samples
-        self.client = self._make_client(server, Limits(concurrency, max_retries, timeout))
+        self.client = self._client_class(model, server, Limits(concurrency, max_retries, timeout))
         self._failures_in_a_row = 0
-
-    @abstractmethod
-    def _make_client(self, server: ChatServer, limits: Limits) -> Client: ...
 
     @abstractmethod
     async def _ask(self, prompt: str) -> Reply:
@@ -95,19 +93,11 @@ class ApiJudge(ABC, Generic[Client]):
         return self.client.tokens
 
     async def judge(self, *, question: str, answer: str) -> float | None:
-        """The score of ``answer``; None where the judge gave no valid one."""
-        return (await self.judgement(question=question, answer=answer)).score
-
-    async def judgement(self, *, question: str, answer: str) -> Judgement:
-        """The score of ``answer`` with how it was made, or why there is none.
-
-        Raises:
-            JudgeError: no request can succeed: wrong key, unknown model, no credit.
-        """
-        return await self.grade(fill_template(self.prompt_template, question, answer))
+        """The score of ``answer``; None where the judge gave no valid one. Raises as ``grade`` does."""
+        return (await self.grade(fill_template(self.prompt_template, question, answer))).score
 
     def judgements(self, prompts: Sequence[str]) -> Iterator[tuple[int, Judgement]]:
-        """The index and judgement of every filled-in prompt, in the order in which they are ready; raises as above."""
+        """The index and judgement of every filled-in prompt, in the order in which they are ready; raises likewise."""
         return self.client.as_ready([self.grade(prompt) for prompt in prompts])
 
     def check(self) -> None:
@@ -119,7 +109,11 @@ class ApiJudge(ABC, Generic[Client]):
             raise
 
     async def grade(self, prompt: str) -> Judgement:
-        """What the model makes of one filled-in prompt; raises as ``judgement`` does."""
+        """The score of one filled-in prompt with how it was made, or why there is none.
+
+        Raises:
+            JudgeError: no request can succeed: wrong key, unknown model, no credit.
+        """
         try:
             async with self.client.turn():
                 judgement = await self._grade(prompt)

@@ -70,7 +70,8 @@ class LocalJudge:
     def judgements(self, prompts: Sequence[str]) -> Iterator[tuple[int, Judgement]]:
         """The index and judgement of every prompt, shortest first."""
         encoded = [self._encode(prompt) for prompt in prompts]
-        limit = self._longest_prompt()
+        config = self._model.config.get_text_config()
+        limit = int(getattr(config, "max_position_embeddings", None) or 2**20) - 8
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         fitting = [i for i in order if len(encoded[i]) <= limit]
         for i in order[len(fitting) :]:
@@ -101,10 +102,6 @@ class LocalJudge:
     def _encode(self, prompt: str) -> list[int]:
         lead = self._tokenizer(self._lead, add_special_tokens=False)["input_ids"]
         return [*encode_prompt(self._tokenizer, format_prompt(self._tokenizer, prompt)), *lead]
-
-    def _longest_prompt(self) -> int:
-        config = self._model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or 2**20) - 8
 
     def _batches(self, order: Sequence[int], encoded: Sequence[Sequence[int]], shared: int) -> Iterator[list[int]]:
         """Prompts of similar length, within bounds of memory."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Sequence
 
-from utils.chat.client import ChatServer, Limits, Reply
+from utils.chat.client import Reply
 from utils.chat.openai import NoLogProbabilitiesError, OpenAiClient
 from utils.judges.api import ApiJudge
 from utils.judges.reading import (
@@ -31,25 +32,21 @@ class OpenAiJudge(ApiJudge[OpenAiClient]):
     """Scores answers with a model behind OpenAI's API or any server that speaks it. Arguments as in ``ApiJudge``."""
 
     _company = OPENAI
+    _client_class = OpenAiClient
     # Found out with the first answers.
     _splits_numbers: bool | None = None
     _reasons = False
-
-    def _make_client(self, server: ChatServer, limits: Limits) -> OpenAiClient:
-        return OpenAiClient(self.model, server, limits)
 
     async def _grade(self, prompt: str) -> Judgement:
         """The expected score over log-probabilities where the server gives them, else the score stated in words."""
         digits_apart = self.eval_type == "0_100" and self._splits_numbers
         if self.eval_type != "binary_text" and self.client.gives_logprobs and not digits_apart:
             messages, wished = [{"role": "user", "content": prompt}], self._wishes(logprobs=True)
-            try:
+            with contextlib.suppress(NoLogProbabilitiesError):
                 reply = await self.client.ask(messages, wished=wished, limit=_FEW_TOKENS, logprobs=True)
-            except NoLogProbabilitiesError:
-                return await super()._grade(prompt)
-            judgement = self._by_logprobs(reply)
-            if judgement is not None:
-                return judgement
+                judgement = self._by_logprobs(reply)
+                if judgement is not None:
+                    return judgement
         return await super()._grade(prompt)
 
     def _by_logprobs(self, reply: Reply) -> Judgement | None:
@@ -81,7 +78,8 @@ class OpenAiJudge(ApiJudge[OpenAiClient]):
         messages, wished = [{"role": "user", "content": prompt}], self._wishes(logprobs=False)
         limit = _MANY_TOKENS if self._reasons else _SOME_TOKENS
         reply = await self.client.ask(messages, wished=wished, limit=limit)
-        if not self._reasons and not reply.is_finished and _is_only_reasoning(reply.text or ""):
+        said = (reply.text or "").lstrip()
+        if not self._reasons and not reply.is_finished and (not said or said.startswith("<think")):
             self._reasons = True
             reply = await self.client.ask(messages, wished=wished, limit=_MANY_TOKENS)
         return reply
@@ -105,10 +103,6 @@ def _score_schema(high: int) -> dict[str, object]:
     score = {"type": "integer", "minimum": 0, "maximum": high}
     schema = {"type": "object", "properties": {"score": score}, "required": ["score"], "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": "score", "strict": True, "schema": schema}}
-
-
-def _is_only_reasoning(text: str) -> bool:
-    return not text.strip() or text.lstrip().startswith("<think")
 
 
 def _only_digits(likeliest: Sequence[tuple[str, float]]) -> bool:

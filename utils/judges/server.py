@@ -40,12 +40,12 @@ def find_server(company: Company, base_url: str | None, api_key: str | None) -> 
     if named is None:
         key = api_key or get_credential(company.key_name)
         if not key:
-            instead = "local or --judge_base_url" if company is OPENAI else "for example local"
-            choice = "choose --judge_model" if company is OPENAI else "choose another --judge_model,"
-            raise UserError(f"no {company.key_name}: set it in .env, or {choice} {instead}")
+            choice = "--judge_model local or --judge_base_url"
+            raise UserError(f"no {company.key_name}: set it in .env, or choose {choice}")
         return ChatServer(company.url, urlsplit(company.url).netloc, key, company.key_name, is_own=True)
     where = server_host("--judge_base_url" if base_url else company.url_name, named)
-    key_name = company.key_name if _is_this_machine(named) else "JUDGE_API_KEY"
+    is_here = urlsplit(named).hostname in ("localhost", "127.0.0.1", "::1")
+    key_name = company.key_name if is_here else "JUDGE_API_KEY"
     key = api_key or get_credential("JUDGE_API_KEY") or get_credential(key_name)
     return ChatServer(named, where, key or "", key_name)
 
@@ -58,7 +58,3 @@ def _elsewhere(company: Company) -> str | None:
     where = server_host(company.url_name, named)
     logger.info("%s sends the judge's requests to %s, with JUDGE_API_KEY if that is set", company.url_name, where)
     return named
-
-
-def _is_this_machine(base_url: str) -> bool:
-    return urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")

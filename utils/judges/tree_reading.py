@@ -22,13 +22,7 @@ _TOKENS_PER_PASS = 2048
 
 @dataclass
 class _Read:
-    """What the model has read: its cache, and for every entry in it the position and whether it is real.
-
-    Attributes:
-        cache: keys and values of ``batch`` sequences.
-        positions: [batch, keys].
-        real: False at padding, [batch, keys].
-    """
+    """What the model has read: each key in its cache has a position and is real or padding, [batch, keys]."""
 
     cache: DynamicCache
     positions: Tensor
@@ -102,7 +96,8 @@ class SharedBeginning:
         read.positions = torch.cat([read.positions, positions], dim=-1)
         read.real = torch.cat([read.real, real], dim=-1)
         distance = positions[:, :, None] - read.positions[:, None, :]
-        keep = {"logits_to_keep": 1} if last_only and _takes(self._model, "logits_to_keep") else {}
+        takes_keep = "logits_to_keep" in inspect.signature(self._model.forward).parameters
+        keep = {"logits_to_keep": 1} if last_only and takes_keep else {}
         output = self._model(
             input_ids=ids,
             position_ids=positions.clamp(min=0),
@@ -146,7 +141,3 @@ def read_one_by_one(model: PreTrainedModel, prompt: Sequence[int], tree: ScoreTr
             for depth in range(len(leaf) + 1):
                 found.setdefault(leaf[:depth], row[depth].float().log_softmax(-1))
     return torch.stack([found[node] for node in tree.nodes])
-
-
-def _takes(model: PreTrainedModel, argument: str) -> bool:
-    return argument in inspect.signature(model.forward).parameters

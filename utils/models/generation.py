@@ -12,7 +12,7 @@ from utils.models.load import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import Cache, StoppingCriteria
+    from transformers import Cache
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +58,13 @@ def derived_seed(*parts: object) -> int:
 def left_padded(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """``input_ids`` and ``attention_mask`` [batch, seq] with padding on the left, as generating needs it."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    length = max(len(s) for s in sequences)
-    input_ids = torch.full((len(sequences), length), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, sequence in enumerate(sequences):
-        input_ids[row, length - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
-        attention_mask[row, length - len(sequence) :] = 1
-    return input_ids, attention_mask
+    # Turned around, as its own padding on the left is younger than the oldest torch that is supported.
+    turned = [torch.tensor(sequence, dtype=torch.long).flip(0) for sequence in sequences]
+    input_ids = pad_sequence(turned, batch_first=True, padding_value=pad_id)
+    attention_mask = pad_sequence([torch.ones_like(row) for row in turned], batch_first=True)
+    return input_ids.flip(1), attention_mask.flip(1)
 
 
 def generate_batch(
@@ -108,12 +107,19 @@ def _run(
     loaded: LoadedModel, input_ids: Tensor, attention_mask: Tensor, cache: Cache | None, sampling: Sampling
 ) -> tuple[Tensor, Cache | None]:
     """Generate on until all rows have ended, or until enough have for the others to go on without them."""
+    import torch
     from transformers import StoppingCriteriaList
 
-    stop = _enough_ended(loaded.end_ids, len(input_ids))
+    before = input_ids.shape[1]
+
+    def enough_ended(ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # noqa: ARG001 - transformers' signature
+        """True for all rows once half of them have ended; small batches are not worth the change."""
+        ended = _ended(ids[:, before:], loaded.end_ids)
+        return torch.full_like(ended, len(ended) >= 8 and int(ended.sum()) * 2 >= len(ended))
+
     output = loaded.model.generate(
         input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, return_dict_in_generate=True,
-        stopping_criteria=StoppingCriteriaList([stop]), eos_token_id=sorted(loaded.end_ids),
+        stopping_criteria=StoppingCriteriaList([enough_ended]), eos_token_id=sorted(loaded.end_ids),
         pad_token_id=loaded.tokenizer.pad_token_id, **sampling.generate_arguments(),
     )  # fmt: skip
     return output.sequences, output.past_key_values
@@ -126,26 +132,6 @@ def _rows_of_cache(cache: Cache | None, keep: Tensor) -> Cache | None:
         return None
     cache.batch_select_indices(keep.cpu())  # layers may lie on several devices; indices on the CPU suit all of them
     return cache
-
-
-def _enough_ended(end_ids: frozenset[int], batch: int) -> StoppingCriteria:
-    import torch
-    from transformers import StoppingCriteria
-
-    class EnoughEnded(StoppingCriteria):
-        """True for all rows once half of them have ended; small batches are not worth the change."""
-
-        def __init__(self) -> None:
-            self.ended = torch.zeros(batch, dtype=torch.bool)
-
-        def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # noqa: ARG002
-            last = input_ids[:, -1]
-            ends = torch.tensor(sorted(end_ids), device=last.device)
-            self.ended = self.ended.to(last.device) | torch.isin(last, ends)
-            enough = batch >= 8 and int(self.ended.sum()) * 2 >= batch
-            return torch.full((batch,), enough, dtype=torch.bool, device=last.device)
-
-    return EnoughEnded()
 
 
 def _ended(new_ids: Tensor, end_ids: frozenset[int]) -> Tensor:

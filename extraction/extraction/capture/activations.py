@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+
+from torch import Tensor
 
 from extraction.capture.examples import (
     Example,
@@ -29,6 +30,7 @@ from extraction.capture.files import (
     unfinished_journal,
 )
 from extraction.capture.reading import States, read_batch
+from extraction.capture.settings import Settings
 from extraction.cli import progress_bar
 from extraction.distributed import Process
 from traitlens.layers import LAYER_CONVENTION, hook_point, n_layers
@@ -39,11 +41,8 @@ from utils.formats.response_files import responses_fingerprint
 from utils.models.generation import halving_on_out_of_memory
 from utils.models.load import LoadedModel
 from utils.prompts import template_hash
-from utils.records import POLARITIES, ActivationsInfo, Context, Polarity, StoredDtype
+from utils.records import POLARITIES, ActivationsInfo, Polarity, StoredDtype
 from utils.versions import package_versions
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -53,22 +52,8 @@ POOLING = "mean over the response's own tokens, accumulated in float32"
 _FLOAT16_SAFE = 16_384.0
 
 
-@dataclass(frozen=True)
-class CaptureSettings:
-    """What to read and how to cut it into batches; ``extraction/2_extract_activations.py`` says more of each."""
-
-    context: Context = "question"
-    layers: tuple[int, ...] | None = None
-    threshold: float | None = None
-    batch_size: int = 64
-    batch_tokens: int = 4096
-    neutral_tokens: int = 1000
-    store_dtype: StoredDtype | None = None
-    overwrite: bool = False
-
-
 def capture_activations(
-    folder: TraitFolder, source: TraitFolder, loaded: LoadedModel, settings: CaptureSettings, process: Process
+    folder: TraitFolder, source: TraitFolder, loaded: LoadedModel, settings: Settings, process: Process
 ) -> None:
     """Capture the activations of a trait's responses.
 
@@ -111,7 +96,7 @@ def capture_activations(
 def _describe(
     source: TraitFolder,
     loaded: LoadedModel,
-    settings: CaptureSettings,
+    settings: Settings,
     kept: Mapping[Polarity, NumberedResponses],
     examples: Sequence[Example],
 ) -> ActivationsInfo:
@@ -165,9 +150,9 @@ def _read_and_write(
 ) -> None:
     """Read a batch, and write its means and kept tokens to their rows; they are on disk on return."""
 
-    def work(part: Sequence[Example]) -> list[None]:
+    def work(part: Sequence[Example]) -> list[object]:
         _write(part, read_batch(part, loaded, layers), writers)
-        return [None] * len(part)
+        return []
 
     halving_on_out_of_memory(work, batch)
     for writer in writers.values():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from extraction.capture.examples import Example
 from traitlens.activations import mean_over_tokens, read_layers
 from utils.models.load import LoadedModel
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class States(NamedTuple):
@@ -22,20 +23,13 @@ class States(NamedTuple):
 
 def read_batch(batch: Sequence[Example], loaded: LoadedModel, layers: Sequence[int]) -> States:
     """Means and kept tokens of a batch's responses, each read after its prompt and padded on the right."""
-    import torch
-
-    length = max(len(e.ids) for e in batch)
-    input_ids = torch.full((len(batch), length), loaded.tokenizer.pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    token_mask = torch.zeros(input_ids.shape, dtype=torch.bool)
-    kept_rows, kept_columns = [], []
-    for i, example in enumerate(batch):
-        end = len(example.ids)
-        input_ids[i, :end] = torch.tensor(example.ids)
-        attention_mask[i, :end] = 1
-        token_mask[i, example.response_start : end] = True
-        kept_rows += [i] * len(example.kept_tokens)
-        kept_columns += [example.response_start + position for position in example.kept_tokens]
+    rows = [torch.tensor(e.ids) for e in batch]
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=loaded.tokenizer.pad_token_id)
+    attention_mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    starts = torch.tensor([e.response_start for e in batch])
+    token_mask = attention_mask.bool() & (torch.arange(input_ids.shape[1]) >= starts[:, None])
+    kept_rows = [i for i, e in enumerate(batch) for _ in e.kept_tokens]
+    kept_columns = [e.response_start + position for e in batch for position in e.kept_tokens]
     mean = mean_over_tokens(token_mask.to(loaded.device))
 
     def reduce(hidden: Tensor) -> Tensor:

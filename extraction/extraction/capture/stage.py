@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
-from extraction.capture.activations import CaptureSettings, capture_activations
-from extraction.cli import check_range, for_each_trait
+from extraction.capture.activations import capture_activations
+from extraction.capture.settings import Settings
+from extraction.cli import for_each_trait
 from extraction.distributed import held_by_main, this_process
 from utils.config import without_keys
 from utils.errors import UserError
-from utils.experiment import RESPONSES, Experiment, TraitFolder
+from utils.experiment import RESPONSES, TraitFolder
 from utils.formats.response_files import check_responses_are_whole, read_responses_metadata
 from utils.models.load import LoadedModel, load_model, model_of_experiment
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What stage 2 is asked for; ``extraction/2_extract_activations.py`` says more of each."""
-
-    experiment: str
-    traits: Sequence[str]
-    model: str | None
-    responses_from: str | None
-    capture: CaptureSettings
-    device: str | None
-    dtype: str | None
-    revision: str | None
-    trust_remote_code: bool
-    experiments_dir: Path
 
 
 def run(settings: Settings) -> None:
@@ -42,14 +25,10 @@ def run(settings: Settings) -> None:
     Raises:
         UserError: something foreseeable; traits that did not fail are finished.
     """
-    check_range("batch_size", settings.capture.batch_size, 1)
-    check_range("batch_tokens", settings.capture.batch_tokens, 1)
-    check_range("neutral_tokens", settings.capture.neutral_tokens, 0)
-    check_range("threshold", settings.capture.threshold, 0, 100)
     process = this_process(settings.device)
-    experiment = Experiment(settings.experiments_dir, settings.experiment)
-    origin = Experiment(settings.experiments_dir, settings.responses_from or settings.experiment)
-    sources = origin.select(settings.traits, RESPONSES, origin.command(1, settings.traits))
+    experiment = settings.home
+    origin = replace(experiment, name=settings.responses_from or experiment.name)
+    sources = origin.select(settings.names, RESPONSES, origin.command(1, settings.names))
 
     @functools.cache  # one model made the responses of most traits
     def load(name: str | None, revision: str | None) -> LoadedModel:
@@ -58,17 +37,17 @@ def run(settings: Settings) -> None:
             revision=revision, trust_remote_code=settings.trust_remote_code,
         )  # fmt: skip
 
-    def capture(i: int) -> None:
-        source, folder = sources[i], experiment.trait(sources[i].trait)
+    def capture(source: TraitFolder) -> None:
+        folder = experiment.trait(source.trait)
         with held_by_main(folder, process):  # from here on the responses and the model that made them stay as they are
             check_responses_are_whole(source)
             name, made_with = settings.model, None
             if name is None and origin == experiment:
                 name, made_with = model_behind(source)
             loaded = load(name, settings.revision or made_with)
-            capture_activations(folder, source, loaded, settings.capture, process)
+            capture_activations(folder, source, loaded, settings, process)
 
-    for_each_trait([s.trait for s in sources], capture, stop_at_first=process.count > 1)
+    for_each_trait(sources, capture, stop_at_first=process.count > 1)
     if process.is_main:
         places = ", ".join(str(experiment.trait(s.trait).activations_dir) for s in sources)
         logger.info("activations: %s", places)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from extraction.cli import for_each_trait
 from extraction.exchange.model_card import write_model_card
+from extraction.exchange.settings import ExportForm, ExportSettings
 from extraction.judging.report import read_report
 from utils.errors import UserError
-from utils.experiment import SUMMARY, Experiment, TraitFolder
+from utils.experiment import SUMMARY, TraitFolder
 from utils.formats.exchange.bundle import SUFFIX, Bundle, write_bundle
-from utils.formats.exchange.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Program, Unit, write_control_vector
+from utils.formats.exchange.gguf_vectors import LOWEST_LAYER, UNIT_MEANING, Program, write_control_vector
 from utils.formats.exchange.steering_vectors import write_steering_vector
 from utils.formats.files import write_bytes
 from utils.formats.response_files import read_responses_metadata
@@ -24,7 +23,6 @@ from utils.vectors import load_vector
 
 logger = logging.getLogger(__name__)
 
-ExportForm = Literal["bundle", "gguf", "repeng", "steering_vectors", "hub"]
 _SUFFIXES: dict[ExportForm, str] = {
     "bundle": SUFFIX, "gguf": ".gguf", "repeng": ".repeng.gguf", "steering_vectors": ".pt"
 }  # fmt: skip
@@ -36,29 +34,7 @@ _USE: dict[ExportForm, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is exported, and how; ``extraction.export`` describes each."""
-
-    experiment: str
-    traits: Sequence[str] = ()
-    form: ExportForm = "bundle"
-    output: str | None = None
-    method: str | None = None
-    layers: tuple[int, ...] | None = None
-    all_layers: bool = False
-    unit: Unit = "contrast"
-    model_hint: str = ""
-    license_name: str | None = None
-    experiments_dir: Path = Path("experiments")
-
-    @property
-    def program(self) -> Program:
-        """Whose layers the form has; steering-vectors numbers them as repeng does."""
-        return "llama.cpp" if self.form == "gguf" else "repeng"
-
-
-def run(settings: Settings) -> list[Path]:
+def run(settings: ExportSettings) -> list[Path]:
     """Export the traits named, or all that have vectors; the paths written.
 
     Raises:
@@ -66,29 +42,29 @@ def run(settings: Settings) -> list[Path]:
     """
     if settings.all_layers and settings.layers is not None:
         raise UserError("--all_layers and --layers contradict each other: give one of them")
-    experiment, output = Experiment(settings.experiments_dir, settings.experiment), settings.output
-    folders = experiment.select(settings.traits, SUMMARY, experiment.command(3, settings.traits))
+    experiment, output = settings.home, settings.output
+    folders = experiment.select(settings.names, SUMMARY, experiment.command(3, settings.names))
     exports = experiment.root / "exports"
-    if settings.form == "hub":
+    if settings.format == "hub":
         return [_export_hub(folders, settings, Path(output) if output else exports / "hub")]
     several = len(folders) > 1
     if output and several and Path(output).suffix:
         raise UserError(f"--output must be a folder for {len(folders)} traits, got {output}")
     paths: list[Path] = []
 
-    def work(i: int) -> None:
-        vectors = _chosen(folders[i], settings)
+    def work(folder: TraitFolder) -> None:
+        vectors = _chosen(folder, settings)
         path = Path(output) if output and not several else Path(output or exports) / _name(vectors, settings)
         _write(path, vectors, settings)
         paths.append(path)
 
-    for_each_trait([folder.trait for folder in folders], work)
+    for_each_trait(folders, work)
     return paths
 
 
-def _chosen(folder: TraitFolder, settings: Settings) -> list[TraitVector]:
+def _chosen(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
     """The vectors to export, best first for bundles, by layer for the others."""
-    if settings.form == "bundle":
+    if settings.format == "bundle":
         return _ranked(folder, settings)
     first = settings.layers[0] if settings.layers else None
     main = load_vector(
@@ -105,20 +81,25 @@ def _chosen(folder: TraitFolder, settings: Settings) -> list[TraitVector]:
     return [read_vector(folder, main.method, layer) for layer in layers]
 
 
-def _layers_to_act_at(folder: TraitFolder, method: str, settings: Settings) -> list[int]:
+def _program(settings: ExportSettings) -> Program:
+    """Whose layers the form has; steering-vectors numbers them as repeng does."""
+    return "llama.cpp" if settings.format == "gguf" else "repeng"
+
+
+def _layers_to_act_at(folder: TraitFolder, method: str, settings: ExportSettings) -> list[int]:
     """Every layer with a vector of the method that the form can express."""
     layers = [layer for other, layer in available_vectors(folder) if other == method]
-    kept = [layer for layer in layers if layer >= LOWEST_LAYER[settings.program]]
+    kept = [layer for layer in layers if layer >= LOWEST_LAYER[_program(settings)]]
     if not kept:
-        raise UserError(f"{folder.trait} has {method} vectors only at layers that {settings.form} cannot express")
+        raise UserError(f"{folder.trait} has {method} vectors only at layers that {settings.format} cannot express")
     if left_out := ", ".join(str(layer) for layer in layers if layer not in kept):
-        logger.info("%s: left out layer %s, which %s cannot express", folder.trait, left_out, settings.form)
+        logger.info("%s: left out layer %s, which %s cannot express", folder.trait, left_out, settings.format)
     if len(kept) > 1:
         logger.info("%s: acts at %d layers, whose effects add up: begin with a small strength", folder.trait, len(kept))
     return kept
 
 
-def _ranked(folder: TraitFolder, settings: Settings) -> list[TraitVector]:
+def _ranked(folder: TraitFolder, settings: ExportSettings) -> list[TraitVector]:
     measured, there = ranked_places(folder), available_vectors(folder)
     if absent := sum(place not in there for place in measured):
         logger.info("%s: %d of the %d vectors in summary.csv are not here", folder.trait, absent, len(measured))
@@ -130,31 +111,31 @@ def _ranked(folder: TraitFolder, settings: Settings) -> list[TraitVector]:
     return [read_vector(folder, *place) for place in kept]
 
 
-def _name(vectors: Sequence[TraitVector], settings: Settings) -> str:
-    first, suffix = vectors[0], _SUFFIXES[settings.form]
-    if settings.form == "bundle":
+def _name(vectors: Sequence[TraitVector], settings: ExportSettings) -> str:
+    first, suffix = vectors[0], _SUFFIXES[settings.format]
+    if settings.format == "bundle":
         return first.trait + suffix
     where = f"_layer{first.layer}" if len(vectors) == 1 else ""
     return f"{first.trait}_{first.method}{where}{suffix}"
 
 
-def _write(path: Path, vectors: list[TraitVector], settings: Settings) -> None:
+def _write(path: Path, vectors: list[TraitVector], settings: ExportSettings) -> None:
     first = vectors[0]
     what = f"{first.method}, layer {first.layer}" if len(vectors) == 1 else f"{len(vectors)} vectors"
-    if settings.form == "bundle":
+    if settings.format == "bundle":
         write_bundle(path, vectors)
-    elif settings.form == "steering_vectors":
+    elif settings.format == "steering_vectors":
         write_steering_vector(path, vectors, settings.unit)
     else:
         write_control_vector(
-            path, vectors, unit=settings.unit, program=settings.program, model_hint=settings.model_hint
+            path, vectors, unit=settings.unit, program=_program(settings), model_hint=settings.model_hint
         )
-    unit = "" if settings.form == "bundle" else f"; {UNIT_MEANING[settings.unit]}"
+    unit = "" if settings.format == "bundle" else f"; {UNIT_MEANING[settings.unit]}"
     logger.info("%s (%s)%s: %s", first.trait, what, unit, path)
-    logger.info("use it: %s", _USE[settings.form].format(path=path))
+    logger.info("use it: %s", _USE[settings.format].format(path=path))
 
 
-def _export_hub(folders: Sequence[TraitFolder], settings: Settings, root: Path) -> Path:
+def _export_hub(folders: Sequence[TraitFolder], settings: ExportSettings, root: Path) -> Path:
     """A repository's folder: a bundle and a vector card per trait, and the model card."""
     bundles = {folder.trait: tuple(_ranked(folder, settings)) for folder in folders}
     models = {vectors[0].model for vectors in bundles.values()}

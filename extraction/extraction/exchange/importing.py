@@ -6,11 +6,11 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from extraction.exchange.settings import ImportForm, ImportSettings
 from extraction.fit.contrast import Contrast, read_contrast
 from extraction.fit.matrix import matrix_is_due, write_matrix
 from extraction.fit.sweep import clusters
@@ -42,37 +42,28 @@ from utils.versions import package_versions
 
 logger = logging.getLogger(__name__)
 
-ImportForm = Literal["auto", "bundle", "gguf", "steering_vectors"]
 _FORM_OF_SUFFIX: dict[str, ImportForm] = {".gguf": "gguf", ".pt": "steering_vectors", ".pth": "steering_vectors"}
 
 
-def import_into(
-    experiment: str,
-    trait: str,
-    source: str,
-    form: ImportForm = "auto",
-    model: str | None = None,
-    method: str = "imported",
-    overwrite: bool = False,
-    experiments_dir: str | Path = "experiments",
-) -> Sequence[TraitVector]:
-    """Read vectors into an experiment; what was written. ``extraction.import_vectors`` has the arguments.
+def run(settings: ImportSettings) -> Sequence[TraitVector]:
+    """Read vectors into an experiment; what was written.
 
     Raises:
         UserError: the file cannot be read, is of another model, or would replace vectors that are there.
     """
-    if not re.fullmatch(r"\w{1,99}", method):
-        raise UserError(f"--method must be letters, digits and '_', got {method!r}")
-    target = Experiment(Path(experiments_dir), experiment)
+    source, trait, model = settings.source, settings.trait, settings.model
+    if not re.fullmatch(r"\w{1,99}", settings.method):
+        raise UserError(f"--method must be letters, digits and '_', got {settings.method!r}")
+    target = Experiment(Path(settings.experiments_dir), settings.experiment)
     folder = target.trait(trait)
-    form = _form_of(source) if form == "auto" else form
+    form = _form_of(source) if settings.format == "auto" else settings.format
     control = read_control_vector(Path(source)) if form == "gguf" else None
     ours = load_bundle(source, trait).vectors if form == "bundle" else control.ours if control else ()
     _check_are_of(ours, source, trait, model)
-    vectors = ours or _of_other_program(folder, Path(source), control, model, method)
+    vectors = ours or _of_other_program(folder, Path(source), control, model, settings.method)
     with folder.locked():
         there = [str(vector_path(folder, v.method, v.layer)) for v in vectors if _would_replace(folder, v)]
-        if there and not overwrite:
+        if there and not settings.overwrite:
             raise UserError(f"{there[0]} is there already ({len(there)} in all): give --overwrite or another --method")
         before = _best_place(folder)
         for vector in vectors:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from extraction.cli import check_range, for_each_trait, progress_bar
+from extraction.cli import for_each_trait, progress_bar
 from extraction.distributed import Process
 from extraction.fit.card import write_card
 from extraction.fit.contrast import Contrast, read_contrast
@@ -15,39 +13,15 @@ from extraction.fit.findings import doubts_about, headline
 from extraction.fit.matrix import matrix_is_due, write_matrix
 from extraction.fit.record import metadata_of
 from extraction.fit.results import Sweep
+from extraction.fit.settings import Settings
 from extraction.fit.sweep import sweep
 from traitlens.methods import METHODS, ExtractionMethod, get_method
 from utils.errors import UserError
-from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
+from utils.experiment import ACTIVATIONS, TraitFolder
 from utils.formats.vector_files import available_vectors, summary_path, write_summary, write_vector
 from utils.formats.vector_metadata import SummaryRow
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What stage 3 fits, and how it measures.
-
-    Attributes:
-        experiment: the experiment's name.
-        traits: names; empty means all that have activations.
-        methods: names of extraction methods.
-        layers: layer numbers; None for all that were captured.
-        threshold: score that a positive response needs; None for stage 1's.
-        folds: groups of questions (and of instruction pairs) to hold out.
-        seed: for folds, resampling, shuffling and ICA's start.
-        experiments_dir: folder of the experiments.
-    """
-
-    experiment: str
-    traits: Sequence[str] = ()
-    methods: tuple[str, ...] = tuple(METHODS)
-    layers: tuple[int, ...] | None = None
-    threshold: float | None = None
-    folds: int = 5
-    seed: int = 0
-    experiments_dir: Path = Path("experiments")
 
 
 def run(settings: Settings) -> dict[str, Sweep]:
@@ -58,34 +32,33 @@ def run(settings: Settings) -> dict[str, Sweep]:
     Raises:
         UserError: something foreseeable, as missing activations or a method that failed; other traits are finished.
     """
-    _check(settings)
-    experiment = Experiment(settings.experiments_dir, settings.experiment)
-    folders = experiment.select(settings.traits, ACTIVATIONS, experiment.command(2, settings.traits))
+    experiment, methods = settings.home, _methods(settings)
+    folders = experiment.select(settings.names, ACTIVATIONS, experiment.command(2, settings.names))
     results: dict[str, Sweep] = {}
 
-    def work(i: int) -> None:
-        with folders[i].locked():
-            results[folders[i].trait] = _fit_trait(folders[i], settings)
+    def work(folder: TraitFolder) -> None:
+        with folder.locked():
+            results[folder.trait] = _fit_trait(folder, methods, settings)
 
     try:
-        for_each_trait([folder.trait for folder in folders], work)
+        for_each_trait(folders, work)
     finally:  # the traits that went well are compared even where another failed
         if len(results) > 1 or (results and matrix_is_due(experiment)):  # one new vector makes an earlier matrix stale
             write_matrix(experiment)
     return results
 
 
-def _check(settings: Settings) -> None:
-    unknown = [name for name in settings.methods if name not in METHODS]
-    if unknown or not settings.methods:
+def _methods(settings: Settings) -> list[ExtractionMethod]:
+    names = list(METHODS) if settings.methods is None else settings.methods
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
         raise UserError(f"--methods knows {', '.join(METHODS)}, got {', '.join(unknown) or 'none'}")
-    if settings.layers == ():
-        raise UserError("--layers names no layer")
-    check_range("threshold", settings.threshold, 0, 100)
-    check_range("folds", settings.folds, 2)
+    return [
+        get_method(name, seed=settings.seed) if name == "ica" else get_method(name) for name in dict.fromkeys(names)
+    ]
 
 
-def _fit_trait(folder: TraitFolder, settings: Settings) -> Sweep:
+def _fit_trait(folder: TraitFolder, methods: Sequence[ExtractionMethod], settings: Settings) -> Sweep:
     """Fit, measure and write the vectors of one trait. Nothing is written unless every method worked.
 
     Raises:
@@ -99,8 +72,6 @@ def _fit_trait(folder: TraitFolder, settings: Settings) -> Sweep:
         found = f"{min(captured)}..{max(captured)}" if len(captured) > 1 else str(captured[0])
         raise UserError(f"{folder.trait}: layer {missing[0]} was not captured (captured: {found}); give other --layers")
     _log_counts(contrast)
-    names = dict.fromkeys(settings.methods)
-    methods = [get_method(name, seed=settings.seed) if name == "ica" else get_method(name) for name in names]
     with progress_bar(f"{folder.trait}: fitting", len(layers), Process()) as advance:
         result = sweep(contrast, methods, layers, settings.seed, lambda: advance(1))
     _write(contrast, methods, result, settings)

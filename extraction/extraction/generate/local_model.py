@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from extraction.distributed import Process
-from extraction.generate.plan import Ask, GenerationSettings, plan
+from extraction.generate.plan import Ask, plan
+from extraction.generate.settings import GenerationSettings
 from utils.models.generation import Generated, Sampling, derived_seed, generate_batch, halving_on_out_of_memory
 from utils.models.load import LoadedModel
 from utils.prompts import encode_prompt, format_prompt, template_hash

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
-from extraction.cli import check_range
+from extraction.generate.settings import GenerationSettings
 from utils.formats.files import sha256_of_texts
-from utils.models.generation import Sampling
 from utils.records import POLARITIES, Polarity, TraitDefinition
 
 
@@ -19,25 +18,6 @@ class Ask:
     row: int
     question: str
     instruction: str
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """What decides the text of the responses, besides the model and the definition."""
-
-    sampling: Sampling = field(default_factory=Sampling)
-    batch_size: int = 64
-    seed: int = 0
-    n_questions: int | None = None
-    n_instructions: int | None = None
-
-    def __post_init__(self) -> None:
-        check_range("max_new_tokens", self.sampling.max_new_tokens, 1)
-        check_range("temperature", self.sampling.temperature, 0)
-        check_range("top_p", self.sampling.top_p, 1e-6, 1)
-        check_range("batch_size", self.batch_size, 1)
-        check_range("n_questions", self.n_questions, 1)
-        check_range("n_instructions", self.n_instructions, 1)
 
 
 def plan(definition: TraitDefinition, settings: GenerationSettings) -> list[Ask]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 
-from extraction.generate.plan import Ask, GenerationSettings, plan
+from extraction.generate.plan import Ask, plan
+from extraction.generate.settings import GenerationSettings
 from utils.errors import UserError
 from utils.experiment import TraitFolder
 from utils.formats.response_files import read_responses_metadata, write_responses

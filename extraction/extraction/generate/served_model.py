@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 
 from extraction.distributed import Process
-from extraction.generate.plan import Ask, GenerationSettings, plan
+from extraction.generate.plan import Ask, plan
+from extraction.generate.settings import GenerationSettings
 from utils.chat.client import ChatError, ChatServer, Limits, UnreadableAnswerError
 from utils.chat.openai import OpenAiClient
 from utils.config import get_credential, server_host, without_keys

@@ -6,11 +6,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from extraction.cli import check_range
 from extraction.judging.report import JudgeReport, read_report, report_on
+from extraction.judging.settings import JudgeSettings
 from utils.errors import UserError
 from utils.experiment import TraitFolder
 from utils.formats.files import sha256_of_texts
@@ -20,12 +19,9 @@ from utils.formats.response_files import (
     write_responses,
     write_responses_metadata,
 )
-from utils.judge import Judge, Judgement, choose_judge, fill_template, make_api_judge
+from utils.judge import Judge, choose_judge, fill_template, make_api_judge
 from utils.models.load import LoadedModel, load_model
-from utils.records import DEFAULT_THRESHOLD, POLARITIES, Polarity, Response, TraitDefinition
-
-if TYPE_CHECKING:
-    from utils.judges.local import LocalJudge
+from utils.records import POLARITIES, Polarity, Response, TraitDefinition
 
 logger = logging.getLogger(__name__)
 
@@ -34,27 +30,6 @@ _CHARACTERS_PER_TOKEN = 4
 
 # Where a response stands: its side and its row in that side's file.
 Place = tuple[Polarity, int]
-
-
-@dataclass(frozen=True)
-class JudgeSettings:
-    """How to judge, as the flags of stage 1 say it; ``threshold`` None means the default, which ``kept_from`` knows."""
-
-    judge_model: str | None = None
-    judge_base_url: str | None = None
-    judge_concurrency: int = 20
-    judge_samples: int = 1
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        check_range("judge_concurrency", self.judge_concurrency, 1)
-        check_range("judge_samples", self.judge_samples, 1)
-        check_range("threshold", self.threshold, 0, 100)
-
-    @property
-    def kept_from(self) -> float:
-        """The score from which a response shows what it was asked for."""
-        return DEFAULT_THRESHOLD if self.threshold is None else self.threshold
 
 
 def resolve_judge(
@@ -76,29 +51,20 @@ def resolve_judge(
     if name == "none":
         logger.info("judge: none; responses stay unscored")
         return None
+    if name == "local" and generation is None:
+        raise UserError("--judge_model local means the generation model and there is none here: use local:MODEL")
     judge: Judge
     if name == "local" or name.startswith("local:"):
-        judge = _local_judge(name, generation, load)
+        from utils.judges.local import LocalJudge
+
+        loaded = generation() if generation and name == "local" else load(name.removeprefix("local:"))
+        judge = LocalJudge(loaded.model, loaded.tokenizer, loaded.name)
     else:
         judge = make_api_judge(name, settings.judge_base_url, settings.judge_concurrency, settings.judge_samples)
         judge.check()
     chosen = "" if settings.judge_model else " (the first at hand; choose with --judge_model)"
     logger.info("judge: %s%s", judge.name, chosen)
     return judge
-
-
-def _local_judge(
-    name: str, generation: Callable[[], LoadedModel] | None, load: Callable[[str], LoadedModel]
-) -> LocalJudge:
-    from utils.judges.local import LocalJudge
-
-    if name != "local":
-        loaded = load(name.removeprefix("local:"))
-    elif generation is not None:
-        loaded = generation()
-    else:
-        raise UserError("--judge_model local means the generation model and there is none here: use local:MODEL")
-    return LocalJudge(loaded.model, loaded.tokenizer, loaded.name)
 
 
 def judge_trait(
@@ -170,13 +136,11 @@ def _scored_before(
     journal = folder.scores_journal
     if not journal.is_of(settings):
         journal.begin(settings)
-    pieces = journal.pieces(("polarity", "row", "key", "score", "method"))
-    scored = {(str(piece["polarity"]), str(piece["row"]), str(piece["key"])): piece for piece in pieces}
+    scored = {str(piece["key"]): piece for piece in journal.pieces(("key", "score", "method"))}
     found = {}
-    for (polarity, number), row in rows.items():
-        piece = scored.get((polarity, str(number), _key(row)))
-        if piece is not None:
-            found[polarity, number] = replace(row, trait_score=piece["score"], judge_method=piece["method"])
+    for place, row in rows.items():
+        if piece := scored.get(_key(row)):
+            found[place] = replace(row, trait_score=piece["score"], judge_method=piece["method"])
     if found:
         logger.info("%s: continuing after %d scores of an interrupted run", folder.trait, len(found))
     return found
@@ -209,7 +173,7 @@ def _score(
                     reasons.append(judgement.reason)
                 else:
                     scored[place] = replace(row, trait_score=judgement.score, judge_method=judgement.method)
-                    waiting.append(_piece(place, row, judgement))
+                    waiting.append({"key": _key(row), "score": judgement.score, "method": judgement.method})
                 if waiting and time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
                     folder.scores_journal.add(waiting)
                     waiting, written = [], time.monotonic()
@@ -220,13 +184,6 @@ def _score(
             if waiting:
                 folder.scores_journal.add(waiting)
     return scored, reasons
-
-
-def _piece(place: Place, row: Response, judgement: Judgement) -> dict[str, object]:
-    polarity, number = place
-    return {
-        "polarity": polarity, "row": number, "key": _key(row), "score": judgement.score, "method": judgement.method,
-    }  # fmt: skip
 
 
 def _say(folder: TraitFolder, report: JudgeReport, paid: bool) -> None:

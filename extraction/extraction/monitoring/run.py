@@ -10,27 +10,22 @@ from pathlib import Path
 
 from extraction.monitoring.texts import monitor_texts
 from extraction.monitoring.tinting import TintedTokens
-from extraction.monitoring.vectors import VectorsOfTrait, describe_vectors
+from extraction.monitoring.vectors import VectorsOfTrait
 from utils.errors import UserError
 from utils.formats.results import ResultsFile, locked_output
 from utils.formats.transcripts import Transcript, prompts_of, read_prompts, read_texts
 from utils.models.generation import Sampling, derived_seed, halving_on_out_of_memory
 from utils.models.load import LoadedModel
-from utils.records import MonitoringRecord
+from utils.records import MonitoringRecord, TraitVector
 
 Analyze = Callable[[MonitoringRecord, str, int], Mapping[str, object]]
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is made.
+    """How a run is made; ``experiments/examples/run_dynamics.py`` says more of each.
 
     Attributes:
-        sampling: how responses are generated.
-        seed: of sampling; results do not depend on where a run was interrupted.
-        smoothing: window that dynamics are computed with.
-        prompt_scores: also score the prompts' tokens.
-        batch_size: texts at once.
         tint: the trait to colour tokens by as they come, one text after the other; None not to show them.
     """
 
@@ -107,13 +102,18 @@ def _description(
     drawing = generating and settings.sampling.temperature > 0
     return {
         "texts": [asdict(text) for text in texts],
-        "vectors": describe_vectors(chosen),
+        "vectors": {trait: [_identity(vector) for vector in c.all] for trait, c in chosen.items()},
         "sampling": asdict(settings.sampling) if generating else None,
         "seed": settings.seed if drawing else None,
         "batch_size": settings.texts_at_once if drawing else None,
         "smoothing": settings.smoothing,
         "prompt_scores": settings.prompt_scores,
     }
+
+
+def _identity(vector: TraitVector) -> list[object]:
+    place = [vector.model, vector.method, vector.layer, vector.baseline]
+    return [*place, float(vector.vector.sum()), float(vector.vector.norm())]
 
 
 def _batches(missing: Sequence[int], n_texts: int, settings: RunSettings) -> Iterator[list[int]]:

@@ -60,14 +60,6 @@ def choose_vectors(
     return chosen
 
 
-def describe_vectors(chosen: Mapping[str, VectorsOfTrait]) -> dict[str, list[list[object]]]:
-    """What results depend on of the vectors, as JSON values."""
-    return {
-        trait: [[v.model, v.method, v.layer, v.baseline, *map(float, (v.vector.sum(), v.vector.norm()))] for v in c.all]
-        for trait, c in chosen.items()
-    }
-
-
 def vectors_in(chosen: Mapping[str, VectorsOfTrait]) -> list[TraitVector]:
     """All vectors chosen, the traits' one after the other."""
     return [vector for of_trait in chosen.values() for vector in of_trait.all]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from extraction.steering.results import Answer, Series
@@ -27,13 +27,9 @@ class Bench:
     """The model with the questions, where directions are tried.
 
     Attributes:
-        loaded: the model.
         vector: what is added, at its layer.
-        reader: what reads the answers, at its layer.
-        questions: what the model answers.
-        eval_prompt: the judge's template.
-        judge: scores the answers; None to read them only.
-        sampling: of the answers.
+        reader: what reads the answers, at its own layer.
+        judge: scores the answers by ``eval_prompt``; None to read them only.
         seed: of sampling and of the random direction.
     """
 
@@ -146,4 +142,4 @@ def _series(name: str, doses: Sequence[float], answers: Sequence[tuple[Answer, .
 
 def _effect(doses: Sequence[float], values: Sequence[Sequence[float | None]]) -> DoseResponse:
     """The dose-response of values [n_doses][n_questions]; raises ValueError where too few are known."""
-    return dose_response(doses, torch.tensor([[math.nan if v is None else v for v in row] for row in values]).T)
+    return dose_response(doses, torch.from_numpy(np.array(values, dtype=float)).T)

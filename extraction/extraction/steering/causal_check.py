@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from extraction.capture.examples import spread_evenly
-from extraction.judging.scoring import JudgeSettings, resolve_judge
+from extraction.judging.scoring import resolve_judge
+from extraction.judging.settings import JudgeSettings
 from extraction.steering.bench import Bench
 from extraction.steering.report import doubts_about, draw, headline
 from extraction.steering.results import CausalCheck, Series
+from extraction.steering.settings import Settings
 from utils.definition import definition_behind
 from utils.errors import UserError
 from utils.experiment import Experiment, TraitFolder
@@ -20,7 +22,6 @@ from utils.formats.files import check_output, write_json
 from utils.formats.vector_files import available_vectors, ranked_places, read_vector
 from utils.judge import Judge
 from utils.models.compatibility import check_model, load_model_for
-from utils.models.generation import Sampling
 from utils.records import TraitVector
 from utils.vectors import load_vector
 from utils.versions import package_versions
@@ -28,47 +29,24 @@ from utils.versions import package_versions
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SteerSettings:
-    """The command's flags; ``extraction/extraction/steer.py`` says more of each."""
-
-    experiment: str
-    trait: str
-    coefficients: tuple[float, ...]
-    layer: int | None = None
-    method: str | None = None
-    read_layer: int | None = None
-    n_prompts: int = 16
-    sampling: Sampling = field(default_factory=lambda: Sampling(80, 0.0))
-    seed: int = 0
-    control: bool = True
-    judge: JudgeSettings = field(default_factory=lambda: JudgeSettings("none"))
-    output: Path | None = None
-    model: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    trust_remote_code: bool = False
-    experiments_dir: Path = Path("experiments")
-
-
-def run_causal_check(settings: SteerSettings) -> CausalCheck:
+def run_causal_check(settings: Settings) -> CausalCheck:
     """Check a trait's vector, write the answers and the picture, and log what was found.
 
     Raises:
         UserError: no vector, no definition, no other layer to read at, unusable doses, or an output that its picture
             would replace.
     """
-    doses = tuple(sorted({0.0, *settings.coefficients}))
+    doses = settings.doses
     if len(doses) < 2 or not all(map(math.isfinite, doses)):
         raise UserError("--coefficients needs at least one finite dose that is not 0")
-    folder = Experiment(settings.experiments_dir, settings.experiment).trait(settings.trait)
+    folder = Experiment(Path(settings.experiments_dir), settings.experiment).trait(settings.trait)
     vector = load_vector(
         settings.experiment, settings.trait, layer=settings.layer, method=settings.method,
         experiments_dir=settings.experiments_dir,
     )  # fmt: skip
     reader = _reader(folder, vector, settings.read_layer)
     definition = definition_behind(folder, vector.metadata.responses_from)
-    path = settings.output or folder.vectors_dir / f"steering_{vector.metadata.name}.json"
+    path = Path(settings.output or folder.vectors_dir / f"steering_{vector.metadata.name}.json")
     picture = path.with_suffix(".png")
     if path == picture:
         raise UserError(f"{path} is where the picture of the answers goes: give --output an ending such as .json")
@@ -78,7 +56,7 @@ def run_causal_check(settings: SteerSettings) -> CausalCheck:
         trust_remote_code=settings.trust_remote_code,
     )  # fmt: skip
     check_model(reader, loaded)
-    judge = resolve_judge(settings.judge, lambda: loaded)
+    judge = resolve_judge(JudgeSettings(settings.judge_model, settings.judge_base_url), lambda: loaded)
     picks = spread_evenly(len(definition.questions), settings.n_prompts)
     questions = [definition.questions[i] for i in picks]
     bench = Bench(loaded, vector, reader, questions, definition.eval_prompt, judge, settings.sampling, settings.seed)
@@ -104,7 +82,7 @@ def _reader(folder: TraitFolder, vector: TraitVector, read_layer: int | None) ->
     raise UserError(f"{folder.trait} has no vector at {place} to read with. {folder.command(3)}")
 
 
-def _as_json(result: CausalCheck, settings: SteerSettings, judge: Judge | None) -> dict[str, object]:
+def _as_json(result: CausalCheck, settings: Settings, judge: Judge | None) -> dict[str, object]:
     return {
         "trait": result.vector.trait,
         "model": result.vector.model,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from extraction.steering.results import CausalCheck, Series
@@ -69,19 +67,20 @@ def _costly_doses(series: Series) -> list[float]:
 
 def draw(result: CausalCheck, path: Path) -> None:
     """Write the picture as PNG: readout against dose, question by question, and perplexity against dose."""
+    import pandas as pd
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained", dpi=120)
     effect, price = figure.subplots(1, 2)
     for series in result.series:
         colour = _COLOUR[series.direction]
-        readouts = [_or_gap([a.readout for a in answers]) for answers in series.answers]  # [n_doses][n_questions]
+        readouts = pd.DataFrame([[a.readout for a in answers] for answers in series.answers], dtype=float)
         if series.direction == "vector":
             effect.plot(series.doses, readouts, color=colour, alpha=0.18, linewidth=0.8)
         label = f"{result.vector.trait} vector" if series.direction == "vector" else "random direction"
         style = {"color": colour, "marker": _MARKER[series.direction], "linewidth": 1.8, "label": label}
-        effect.plot(series.doses, [_mean_of_known(at_dose) for at_dose in readouts], **style)
-        price.plot(series.doses, _or_gap(series.perplexities()), **style)
+        effect.plot(series.doses, readouts.mean(axis=1), **style)
+        price.plot(series.doses, pd.Series(series.perplexities(), dtype=float), **style)
     effect.axhline(0, color="#000000", linewidth=0.8, linestyle=":")
     effect.set(ylabel=f"readout at layer {result.reader.layer}, class distances", title="what it does")
     price.set(ylabel="perplexity, unsteered model", title="what it costs")
@@ -90,12 +89,3 @@ def draw(result: CausalCheck, path: Path) -> None:
         axes.legend(frameon=False, fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
-
-
-def _or_gap(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
-
-
-def _mean_of_known(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan

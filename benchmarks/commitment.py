@@ -5,7 +5,7 @@ continued from before it do not. A later cut always leaves less room, so the dro
 is compared with the drop across a control point: the commitment point of another answer, which says nothing about this
 one.
 
-    python experiments/examples/validate_commitment.py --experiment my_exp --trait refusal --prompts_file prompts.txt
+    python benchmarks/commitment.py --experiment my_exp --trait refusal --prompts_file prompts.txt
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-try:
-    from extraction.cli import check_range, run_command
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}. In the project's folder run: pip install -e .") from None
+from extraction.cli import check_range, run_command
 
 if TYPE_CHECKING:
     from utils.formats.transcripts import Transcript
