@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from utils.formats.vector_metadata import SummaryRow, VectorMetadata
+from utils.formats.vector_metadata import FitRecord, SummaryRow, VectorMetadata
 
 PLACE = {"trait": "calm", "method": "probe", "layer": 2, "model": "m", "hidden_size": 3}
 
@@ -22,6 +22,12 @@ def test_what_is_unknown_is_none_and_nothing_is_invented():
     assert {key for key, value in metadata.to_json().items() if value is not None} == set(PLACE)
 
 
+def test_of_an_earlier_versions_losses_the_last_and_their_number_are_kept():
+    fit = FitRecord.from_json({"loss_history": [-1.0, -2.5]})
+    assert (fit.loss, fit.n_steps) == (-2.5, 2)
+    assert fit.to_json() == {"loss": -2.5, "n_steps": 2}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -37,9 +43,9 @@ def test_a_side_car_of_another_form_is_refused_naming_the_key(changes, said):
 
 
 def test_a_row_of_the_summary_is_read_as_it_was_written():
-    row = SummaryRow(method="007", layer=3, best=True, auroc=1.0, extra={"best_control": "NA", "n_pos": "4"})
+    row = SummaryRow(method="007", layer=3, best=True, auroc=1.0, best_control="NA", n_pos=4)
     cells = {key: "" if value is None else str(value) for key, value in row.to_row().items()}
     assert SummaryRow.from_row(cells) == row
-    assert list(SummaryRow.from_row({**cells, "n_pos": "4.0", "note": "1.50"}).to_row().values())[5:] == ["4.0", "1.50"]
+    assert SummaryRow.from_row({**cells, "n_pos": "4.0", "note": "1.50"}).to_row()["note"] == "1.50"
     with pytest.raises(ValueError, match="'auroc' is 'high', not a number"):
         SummaryRow.from_row({**cells, "auroc": "high"})

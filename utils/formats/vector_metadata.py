@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from utils.formats.files import parse_json
 from utils.formats.json_records import Record, shown
@@ -68,6 +68,45 @@ class NeutralRecord(Record):
 
 
 @dataclass(frozen=True)
+class CalibrationRecord(Record):
+    """Probability that a response shows the trait: ``sigmoid(slope * (score - baseline) + intercept)``."""
+
+    slope: float | None = None
+    intercept: float | None = None
+    brier: float | None = None
+
+
+@dataclass(frozen=True)
+class FitRecord(Record):
+    """What a method says of its own fit.
+
+    Attributes:
+        train_acc: accuracy on the examples that it was fitted to (probe).
+        component: number of the component taken (ICA).
+        separation: how far apart that component holds the classes (ICA).
+        converged: whether the solver finished (probe, ICA).
+        loss: before the last step (gradient).
+        n_steps: how many steps were taken (gradient).
+    """
+
+    train_acc: float | None = None
+    component: int | None = None
+    separation: float | None = None
+    converged: bool | None = None
+    loss: float | None = None
+    n_steps: int | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> FitRecord:
+        """As ``Record.from_json``; of a method's whole ``loss_history`` the last value and the length are kept."""
+        rest = dict(value)
+        history = rest.pop("loss_history", None)
+        if isinstance(history, list) and history:
+            rest |= {"loss": history[-1], "n_steps": len(history)}
+        return super().from_json(rest)
+
+
+@dataclass(frozen=True)
 class CountsRecord(Record):
     """How many responses of a side were read, used, dropped by the threshold, and unscored."""
 
@@ -108,6 +147,15 @@ class ChoiceRecord(Record):
     warnings: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True)
+class ImportRecord(Record):
+    """Where a vector of another program came from."""
+
+    file: str | None
+    form: str | None
+    model_hint: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class VectorMetadata(Record):
     """The side-car of a vector: where it acts, its scale, how it was made and how far to trust it.
@@ -118,12 +166,9 @@ class VectorMetadata(Record):
         norm: the distance of the class means along it.
         baseline: projection of the midpoint between the class means.
         revision: Hub commit of the model.
-        calibration: of ``score - baseline``, as ``traitlens.validation.calibration.Calibration`` describes it.
-        fit: what the method says of its own fit, such as ``train_acc`` and ``converged``.
         texts_sha256: fingerprint of the responses' texts, per side.
         threshold: score that a positive example needed; None where nothing was judged.
         held_out: what was held out together, in words.
-        imported: the file that a vector of another program came from, its form, and the model that it names.
         source: address at the Hub, pinned to a commit.
     """
 
@@ -135,8 +180,8 @@ class VectorMetadata(Record):
     baseline: float | None
     neutral: NeutralRecord | None
     metrics: MetricsRecord | None
-    calibration: Mapping[str, object] | None
-    fit: Mapping[str, object] | None = None
+    calibration: CalibrationRecord | None
+    fit: FitRecord | None = None
     hyper_parameters: Mapping[str, object] | None = None
     trait: str
     experiment: str | None = None
@@ -156,7 +201,7 @@ class VectorMetadata(Record):
     seed: int | None = None
     controls: Mapping[str, ControlRecord | None] | None = None
     choice: ChoiceRecord | None = None
-    imported: Mapping[str, object] | None = None
+    imported: ImportRecord | None = None
     versions: Mapping[str, str | None] | None = None
     source: str | None = None
 
@@ -179,12 +224,31 @@ class VectorMetadata(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryRow(Record):
-    """One vector's row in the summary of its trait: the columns that rank the vectors, all others in ``extra``."""
+    """One vector's row in the summary of its trait; the fields are the columns."""
 
     method: str
     layer: int
     best: bool | None = None
     auroc: float | None = None
+    auroc_low: float | None = None
+    auroc_high: float | None = None
+    auroc_nested: float | None = None
+    accuracy: float | None = None
+    cohens_d: float | None = None
+    recall_at_1_fpr: float | None = None
+    brier: float | None = None
+    norm: float | None = None
+    baseline: float | None = None
+    neutral_mean: float | None = None
+    neutral_std: float | None = None
+    fpr_1: float | None = None
+    fpr_5: float | None = None
+    train_acc: float | None = None
+    converged: bool | None = None
+    best_control: str | None = None
+    best_control_auroc: float | None = None
+    n_pos: int | None = None
+    n_neg: int | None = None
 
     def __post_init__(self) -> None:
         if place_of(vector_name(self.method, self.layer)) != (self.method, self.layer):
@@ -194,33 +258,35 @@ class SummaryRow(Record):
     def of(cls, metadata: VectorMetadata, *, best: bool) -> SummaryRow:
         """The row of a vector; ``best`` is for the one that the nested figure is of."""
         metrics, neutral = metadata.metrics or MetricsRecord(), metadata.neutral or NeutralRecord()
-        fit, calibration = metadata.fit or {}, metadata.calibration or {}
+        fit, calibration = metadata.fit or FitRecord(), metadata.calibration or CalibrationRecord()
         nested = metadata.choice.auroc if best and metadata.choice else None
         controls = {name: c.auroc for name, c in (metadata.controls or {}).items() if c and c.auroc is not None}
         strongest = max(controls, key=controls.__getitem__, default=None)
-        others = {
-            "auroc_low": metrics.auroc.low if metrics.auroc else None,
-            "auroc_high": metrics.auroc.high if metrics.auroc else None,
-            "auroc_nested": nested.value if nested else None,
-            "accuracy": metrics.accuracy,
-            "cohens_d": metrics.cohens_d,
-            "recall_at_1_fpr": metrics.recall_at_1_fpr,
-            "brier": calibration.get("brier"),
-            "norm": metadata.norm,
-            "baseline": metadata.baseline,
-            "neutral_mean": neutral.mean,
-            "neutral_std": neutral.std,
-            "fpr_1": neutral.fpr_1,
-            "fpr_5": neutral.fpr_5,
-            "train_acc": fit.get("train_acc"),
-            "converged": fit.get("converged"),
-            "best_control": strongest,
-            "best_control_auroc": controls[strongest] if strongest else None,
-            "n_pos": metrics.n_pos,
-            "n_neg": metrics.n_neg,
-        }
-        auroc = metrics.auroc.value if metrics.auroc else None
-        return cls(method=metadata.method, layer=metadata.layer, best=best, auroc=auroc, extra=others)
+        return cls(
+            method=metadata.method,
+            layer=metadata.layer,
+            best=best,
+            auroc=metrics.auroc.value if metrics.auroc else None,
+            auroc_low=metrics.auroc.low if metrics.auroc else None,
+            auroc_high=metrics.auroc.high if metrics.auroc else None,
+            auroc_nested=nested.value if nested else None,
+            accuracy=metrics.accuracy,
+            cohens_d=metrics.cohens_d,
+            recall_at_1_fpr=metrics.recall_at_1_fpr,
+            brier=calibration.brier,
+            norm=metadata.norm,
+            baseline=metadata.baseline,
+            neutral_mean=neutral.mean,
+            neutral_std=neutral.std,
+            fpr_1=neutral.fpr_1,
+            fpr_5=neutral.fpr_5,
+            train_acc=fit.train_acc,
+            converged=fit.converged,
+            best_control=strongest,
+            best_control_auroc=controls[strongest] if strongest else None,
+            n_pos=metrics.n_pos,
+            n_neg=metrics.n_neg,
+        )
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> SummaryRow:
@@ -229,18 +295,20 @@ class SummaryRow(Record):
         Raises:
             ValueError: a cell has another form than its column; names it.
         """
-        read = ("layer", "best", "auroc")
-        return cls.from_json({key: _value(cell) if key in read else cell or None for key, cell in row.items()})
+        figures = {f.name for f in fields(cls)} - {"method", "best_control"}
+        return cls.from_json({key: _value(key, cell) if key in figures else cell or None for key, cell in row.items()})
 
     def to_row(self) -> dict[str, object]:
         """What goes into the columns; None is an empty cell."""
-        return {"method": self.method, "layer": self.layer, "best": self.best, "auroc": self.auroc, **self.extra}
+        return {**{f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}, **self.extra}
 
 
-def _value(cell: str) -> object:
+def _value(column: str, cell: str) -> object:
     """What a cell means: nothing, true, false, a number, or else its text."""
     if cell in ("", "True", "False"):
         return cell == "True" if cell else None
+    if column in ("n_pos", "n_neg"):
+        cell = cell.removesuffix(".0")  # where a column had gaps, earlier versions wrote counts with a point
     try:
         return parse_json(cell)
     except ValueError:

@@ -33,7 +33,7 @@ from utils.formats.vector_files import (
     write_summary,
     write_vector,
 )
-from utils.formats.vector_metadata import MetricsRecord, NeutralRecord, SummaryRow, VectorMetadata
+from utils.formats.vector_metadata import ImportRecord, MetricsRecord, NeutralRecord, SummaryRow, VectorMetadata
 from utils.hub import hub_errors
 from utils.models.compatibility import same_model
 from utils.models.load import model_of_experiment, model_path
@@ -148,11 +148,7 @@ def _of_other_program(
             hidden_size=hidden_size,
             layer_convention=LAYER_CONVENTION,
             threshold=None,
-            imported={
-                "file": path.name,
-                "form": form,
-                "model_hint": control.model_hint if control else None,
-            },
+            imported=ImportRecord(path.name, form, control.model_hint if control else None),
             versions=package_versions(),
         )
         vectors.append(TraitVector(vector, metadata))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from extraction.fit.contrast import Contrast
 from extraction.fit.findings import doubts_about
 from extraction.fit.results import Measured, Sweep
 from utils.formats.json_records import recorded
 from utils.formats.vector_metadata import (
+    CalibrationRecord,
     ChoiceRecord,
     ControlRecord,
+    FitRecord,
     IntervalRecord,
     MetricsRecord,
     NeutralRecord,
@@ -47,8 +48,8 @@ def metadata_of(
         baseline=measured.baseline,
         neutral=recorded(NeutralRecord, measured.neutral),
         metrics=recorded(MetricsRecord, measured.metrics),
-        calibration=asdict(measured.calibration) if measured.calibration else None,
-        fit=_fit(measured),
+        calibration=recorded(CalibrationRecord, measured.calibration),
+        fit=FitRecord.from_json(measured.extras),
         hyper_parameters=hyper_parameters,
         trait=folder.trait,
         experiment=folder.experiment.name,
@@ -70,13 +71,6 @@ def metadata_of(
         choice=_choice(result),
         versions=package_versions(),
     )
-
-
-def _fit(measured: Measured) -> dict[str, object]:
-    """What the method says of its fit; of all losses the last and their number."""
-    rest = dict(measured.extras)
-    losses = rest.pop("loss_history", None)
-    return {**rest, "loss": losses[-1], "n_steps": len(losses)} if isinstance(losses, list) else rest
 
 
 def _controls(result: Sweep) -> dict[str, ControlRecord | None]:
