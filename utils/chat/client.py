@@ -116,7 +116,8 @@ class Reply:
 
 
 class _Sdk(Protocol):
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of the connections."""
 
 
 Sdk = TypeVar("Sdk", bound=_Sdk)

@@ -65,10 +65,10 @@ class ApiJudge(ABC, Generic[Client]):
         *,
         base_url: str | None = None,
         api_key: str | None = None,
-        concurrency: int = 20,
+        concurrency: int = Limits.concurrency,
         samples: int = 1,
-        max_retries: int = 5,
-        timeout: float = 120.0,
+        max_retries: int = Limits.max_retries,
+        timeout: float = Limits.timeout,
     ) -> None:
         if eval_type not in EVAL_TYPES:
             raise UserError(f"eval_type must be {', '.join(EVAL_TYPES)}, got {eval_type!r}")
