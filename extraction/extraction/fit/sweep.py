@@ -11,6 +11,7 @@ from torch import Tensor
 from extraction.fit.contrast import Contrast
 from extraction.fit.results import Control, Measured, Sweep
 from extraction.fit.text_controls import bag_of_words_scores
+from traitlens.compute import has_both_classes
 from traitlens.layers import middle_layer
 from traitlens.methods import ExtractionMethod
 from traitlens.span import ContrastSpan
@@ -57,14 +58,12 @@ def sweep(
         choice = choose(held_out, contrast.labels, contrast.folds, middle)
         method = next(m for m in methods if m.name == choice.method)
         known = ~choice.nested_scores.isnan()
-        if not _has_both(contrast.labels[known]):
+        if not has_both_classes(contrast.labels[known]):
             return Sweep(vectors, choice, None, [], None, None)
         return Sweep(
             vectors,
             choice,
-            auroc_interval(
-                choice.nested_scores[known], contrast.labels[known], [c[known] for c in clusters(contrast)], seed=seed
-            ),
+            auroc_interval(choice.nested_scores, contrast.labels, clusters(contrast), seed=seed),
             _controls(contrast, method, choice, seed),
             *_chance_levels(contrast, method, choice, seed),
         )
@@ -102,7 +101,7 @@ def _measure(
     vector = result["vector"]
     metrics = calibration = None
     known = ~held.scores.isnan()
-    if _has_both(contrast.labels[known]):
+    if has_both_classes(contrast.labels[known]):
         metrics = evaluate(held.scores, contrast.labels, clusters(contrast), seed=seed)
         calibration = calibrate(held.scores, contrast.labels, contrast.folds.question_group).per_unit(
             float(vector.norm())
@@ -121,10 +120,6 @@ def _measure(
     return measured, held
 
 
-def _has_both(labels: Tensor) -> bool:
-    return bool(labels.any()) and not bool(labels.all())
-
-
 def _controls(contrast: Contrast, method: ExtractionMethod, choice: Choice, seed: int) -> list[Control]:
     labels, folds = contrast.labels, contrast.folds
     scores = {
@@ -136,7 +131,7 @@ def _controls(contrast: Contrast, method: ExtractionMethod, choice: Choice, seed
             scores["layer 0"] = cross_validate(_span(contrast, 0), method, folds, nested=False).scores
     controls = []
     for name, values in scores.items():
-        if _has_both(labels[~(values.isnan() | choice.nested_scores.isnan())]):
+        if has_both_classes(labels[~(values.isnan() | choice.nested_scores.isnan())]):
             advantage = auroc_difference(choice.nested_scores, values, labels, clusters(contrast), seed=seed)
             controls.append(Control(name, auroc(values, labels), advantage))
     return controls

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from traitlens.compute import has_both_classes
 from traitlens.validation.cross_validation import comparable
 from traitlens.validation.folds import Folds
 
@@ -27,7 +28,7 @@ def bag_of_words_scores(texts: Sequence[str], labels: Tensor, folds: Folds) -> T
     words, targets = np.array(texts, dtype=object), labels.numpy()
     for cell in folds.cells:
         train, test = folds.train(folds.exclusion(cell)), folds.test(cell)
-        if not bool(labels[train].any()) or bool(labels[train].all()):
+        if not has_both_classes(labels[train]):
             continue
         # Any run of word characters or single mark is a word, so that "I", "!" and scripts without spaces count.
         vectorizer = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), sublinear_tf=True)
