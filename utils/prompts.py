@@ -52,11 +52,16 @@ def format_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
     if not template.exists:
         return _plain(messages)
     if messages[0]["role"] == "system" and not template.takes_system:
-        instruction = messages.pop(0)["content"]
-        messages[0]["content"] = f"{instruction}\n\n{messages[0]['content']}"
+        messages = without_system_role(messages)
     elif messages[0]["role"] != "system" and template.adds_default_system:
         messages.insert(0, {"role": "system", "content": ""})
     return _render(tokenizer, messages)
+
+
+def without_system_role(messages: Sequence[Message]) -> list[Message]:
+    """A conversation that begins with a system message, whose words come before the first turn's instead."""
+    system, first, *rest = messages
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *map(dict, rest)]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -13,6 +13,7 @@ from utils.chat.openai import OpenAiClient
 from utils.config import get_credential, server_host, without_keys
 from utils.errors import UserError
 from utils.models.generation import derived_seed
+from utils.prompts import without_system_role
 from utils.records import Polarity, Response, TraitDefinition
 
 _SECONDS = 600.0  # until a request counts as failed, its whole answer included
@@ -78,8 +79,7 @@ async def _answer(client: OpenAiClient, ask: Ask, options: Mapping[str, object])
     except ChatError as error:
         if not (ask.instruction and error.status == 400 and "system" in error.said.lower()):
             raise
-        # The served model's template has no system role (Gemma 2): as in utils.prompts, before the question.
-        messages = [{"role": "user", "content": f"{ask.instruction}\n\n{ask.question}"}]
+        messages = without_system_role(messages)  # the served model's template refuses that role (Gemma 2)
         reply = await client.ask(messages, needed=options)
     if reply.text is None:
         raise UnreadableAnswerError
