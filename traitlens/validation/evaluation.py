@@ -151,8 +151,8 @@ def auroc_interval(scores: Tensor, labels: Tensor, clusters: list[Tensor]) -> In
         ValueError: a class has no scores, or there is no clustering or more than two.
 
     >>> scores, labels = torch.tensor([0.9, 0.2, 0.8, 0.4, 0.3, 0.5]), torch.tensor([True, False] * 3)
-    >>> print(auroc_interval(scores, labels, [torch.tensor([0, 0, 1, 1, 2, 2])]))
-    0.78 (0.04-1.00)
+    >>> print(auroc_interval(scores, labels, [torch.tensor([0, 0, 1, 1, 2, 2])]))  # three questions tell nothing
+    0.78 (0.00-1.00)
     """
     check_scores(scores, labels, *clusters)
     known = ~scores.isnan()
