@@ -3,7 +3,7 @@
     python benchmarks/transfer.py
 
 Projects the gold set (utils/gold_set.jsonl, written apart from the corpus) on each trait's best vector and prints the
-AUROC with a 95 % bootstrap interval, and the share of answers on the right side of the vector's own zero.
+AUROC with a 95 % interval, and the share of answers on the right side of the vector's own zero.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from traitlens.compute import compute_derivative, compute_second_derivative
+from traitlens.settling import settling_p_value
 
 _LARGEST = 1e37  # so that differences of differences stay within float32
 
@@ -26,7 +27,8 @@ class Dynamics:
 
     Attributes:
         commitment_point: first token at which the acceleration has dropped off.
-        commitment_p_value: share of shuffled trajectories that settle at least as much at theirs; None with no point.
+        commitment_p_value: chance that noise looks as settled at such a point; None where too few tokens are on either
+            side of it to tell. The point says nothing unless this is small, as it seldom is: see ``settling_p_value``.
         peak_velocity: largest absolute change between neighbouring tokens.
         avg_velocity: mean absolute change between neighbouring tokens.
         persistence: how many tokens right after the peak stay above half height.
@@ -69,8 +71,8 @@ def analyze_dynamics(
         threshold: raw score over which the trait counts as expressed (5 % of neutral tokens exceed it).
         smoothing: window of a centred moving average, an odd number of tokens.
         drop: share of the largest acceleration under which acceleration counts as dropped off.
-        permutations: how many shuffled trajectories the p-value is from; 0 leaves it out.
-        seed: of the shuffling.
+        permutations: how many trajectories with steps of random sign the p-value is from; 0 leaves it out.
+        seed: of the signs.
 
     Raises:
         ValueError: scores that are not one finite value per token, or a window that is not odd and positive.
@@ -87,7 +89,9 @@ def analyze_dynamics(
     speeds = [abs(v) for v in velocity]
     return Dynamics(
         commitment_point=point,
-        commitment_p_value=_p_value(raw, smoothing, drop, permutations, seed) if point is not None else None,
+        commitment_p_value=settling_p_value(raw, point, flips=permutations, seed=seed)
+        if point and permutations
+        else None,
         peak_velocity=max(speeds, default=None),
         avg_velocity=sum(speeds) / len(speeds) if speeds else None,
         persistence=persistence(centred),
@@ -150,18 +154,13 @@ def smoothed(scores: Trajectory, window: int) -> NDArray[np.float64]:
     """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"smoothing must be an odd number of tokens from 1, got {window}")
-    averaged: NDArray[np.float64] = _averaged(_checked(scores)[None], window)[0]
-    return averaged
-
-
-def _averaged(rows: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    n, half = rows.shape[1], window // 2
+    values, half = _checked(scores), window // 2
     if half == 0:  # exactly as they are: sums would round
-        return rows
-    sums = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)], axis=1)
-    start = np.clip(np.arange(n) - half, 0, n)
-    stop = np.clip(np.arange(n) + half + 1, 0, n)
-    averages: NDArray[np.float64] = (sums[:, stop] - sums[:, start]) / (stop - start)
+        return values
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    start = np.clip(np.arange(len(values)) - half, 0, len(values))
+    stop = np.clip(np.arange(len(values)) + half + 1, 0, len(values))
+    averages: NDArray[np.float64] = (sums[stop] - sums[start]) / (stop - start)
     return averages
 
 
@@ -170,41 +169,6 @@ def _differences(centred: NDArray[np.float64]) -> tuple[list[float], list[float]
     velocity: list[float] = compute_derivative(trajectory).tolist()
     acceleration: list[float] = compute_second_derivative(trajectory).tolist()
     return velocity, acceleration
-
-
-def _p_value(raw: NDArray[np.float64], smoothing: int, drop: float, permutations: int, seed: int) -> float | None:
-    """Share of trajectories with shuffled tokens that calm down at least as much at their own commitment point.
-
-    The point is chosen from the data, so it is chosen anew in every shuffled trajectory. Scores in arbitrary order give
-    uniform p-values, and so, nearly, do a random walk and autocorrelated noise, because settling is relative to the
-    trajectory's own mean acceleration.
-    """
-    if permutations == 0:
-        return None
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permuted(np.tile(raw, (permutations, 1)), axis=1)
-    observed = _settling(_averaged(raw[None], smoothing), drop)[0]
-    null = _settling(_averaged(shuffled, smoothing), drop)
-    return float((1 + np.count_nonzero(null >= observed - 1e-12)) / (1 + permutations))
-
-
-def _settling(rows: NDArray[np.float64], drop: float) -> NDArray[np.float64]:
-    """How much calmer each trajectory is from its commitment point on: difference of mean |acceleration|, standardised.
-
-    Like a t statistic it weighs the lengths of both parts; its unit is the trajectory's own mean |acceleration|.
-    0 where the point is the first (nothing before it to compare), -inf where there is none.
-    """
-    size = np.abs(np.diff(rows, n=2, axis=1))
-    n = size.shape[1]
-    calm = size < drop * size.max(axis=1, keepdims=True)
-    point = np.argmax(calm, axis=1)
-    sums = np.concatenate([np.zeros((len(size), 1)), np.cumsum(size, axis=1)], axis=1)
-    before, total = sums[np.arange(len(size)), point], sums[:, -1]
-    mean_before = before / np.maximum(point, 1)
-    mean_after = (total - before) / (n - point)
-    scale = np.sqrt(point * (n - point) / n) * n / np.maximum(total, np.finfo(float).tiny)
-    settling: NDArray[np.float64] = np.where(calm.any(axis=1), (mean_before - mean_after) * scale, -np.inf)
-    return settling
 
 
 def _checked(scores: Trajectory) -> NDArray[np.float64]:

@@ -469,10 +469,11 @@ def test_every_summary_row_is_complete(full):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(METHODS) * N_LAYERS
     figures = (
-        "auroc", "auroc_low", "auroc_high", "accuracy", "cohens_d", "recall_at_1_fpr", "brier", "norm", "baseline",
+        "auroc", "auroc_low", "auroc_high", "accuracy", "cohens_d", "brier", "brier_skill", "norm", "baseline",
         "neutral_mean", "neutral_std", "fpr_1", "fpr_5", "best_control_auroc",
     )  # fmt: skip
     assert all(math.isfinite(float(row[figure])) for row in rows for figure in figures)
+    assert {row["recall_at_1_fpr"] for row in rows} == {""}  # these few negatives cannot show one in a hundred
     aurocs = [float(row["auroc"]) for row in rows[1:]]
     assert aurocs == sorted(aurocs, reverse=True)
 

@@ -72,8 +72,47 @@ def test_separable_scores_keep_a_finite_slope():
     assert 0.8 < float(result.probability(torch.tensor(1.0))) < 1
 
 
+def test_clear_scores_of_many_examples_are_not_held_within_what_ten_could_say():
+    scores, labels = _scores(n=10, separation=12.0)
+    probability = calibrate(scores, labels, torch.arange(20) % 5).probability(torch.tensor([6.0, -6.0]))
+    assert probability[0] > 1 - 1 / 12 + 0.05  # smoothed targets: at most about 11 / 12
+    assert probability[1] < 1 / 12 - 0.05
+
+
+def test_the_ridge_leaves_new_examples_no_worse_than_the_best_slope_would():
+    new, truth = _scores(n=4000, separation=3.0, seed=99)
+    best = torch.nn.functional.binary_cross_entropy_with_logits(3.0 * new, truth.double())
+    losses = []
+    for seed in range(20):
+        scores, labels = _scores(n=30, separation=3.0, seed=seed)
+        found = calibrate(scores, labels, torch.arange(60) % 5)
+        logits = found.slope * new + found.intercept
+        losses.append(torch.nn.functional.binary_cross_entropy_with_logits(logits, truth.double()))
+    assert torch.stack(losses).mean() < 1.08 * best
+
+
+@pytest.mark.parametrize("n_neg", [40, 160])
+def test_brier_skill_is_the_share_of_the_base_rates_error_that_is_saved(n_neg):
+    labels = torch.arange(40 + n_neg) < 40
+    groups = torch.arange(40 + n_neg) % 5
+    rate = 40 / (40 + n_neg)
+    noise = torch.randn(40 + n_neg, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    empty, clear = calibrate(noise, labels, groups), calibrate(noise + 20 * labels, labels, groups)
+    assert empty.brier_skill == pytest.approx(1 - empty.brier / (rate * (1 - rate)))
+    assert -0.1 < empty.brier_skill < 0.05
+    assert clear.brier_skill > 0.97
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e12])
+def test_an_offset_of_all_scores_leaves_the_probabilities(offset):
+    scores, labels = _scores(n=50)
+    groups = torch.arange(100) % 5
+    near, far = calibrate(scores, labels, groups), calibrate(scores + offset, labels, groups)
+    assert torch.allclose(near.probability(scores), far.probability(scores + offset), atol=1e-3)
+
+
 def test_a_calibration_moves_to_other_units():
-    calibration = Calibration(slope=3.0, intercept=-1.0, brier=0.1)
+    calibration = Calibration(slope=3.0, intercept=-1.0, brier=0.1, brier_skill=0.6)
     raw = torch.tensor([-4.0, 0.0, 10.0])
     assert torch.allclose(calibration.per_unit(5.0).probability(raw), calibration.probability(raw / 5.0))
 

@@ -107,6 +107,26 @@ def test_commitment_peak_onset_and_thresholds_are_marked(viewer: Open) -> None:
     assert "read its dynamics as noise" in page.locator("#lines-note").text_content()
 
 
+@pytest.mark.parametrize("p_value", [None, 0.06, 0.9])
+def test_a_commitment_point_that_noise_could_have_is_not_shown(viewer: Open, tmp_path: Path, p_value: float | None) -> None:
+    shown = []
+    for chance in (0.05, p_value):
+        result = samples.result("Why?", "Because of the rain that fell all day on the hills around us.")
+        for dynamics in result["dynamics"].values():
+            dynamics |= {"commitment_point": 4, "commitment_p_value": chance}
+        (tmp_path / "r.json").write_text(json.dumps(result))
+        page = viewer()
+        page.set_input_files("#pick-files", str(tmp_path / "r.json"))
+        page.wait_for_selector(".item")
+        cells = page.locator("#stats tbody tr").first.locator("td").all_text_contents()
+        shown.append((any("commitment" in text for text in numbers(page, "#lines text")), cells))
+    (marked, with_point), (noise_marked, without) = shown
+    assert marked
+    assert not noise_marked
+    assert [a for a, b in zip(with_point, without, strict=True) if a != b] == ["token 4"]
+    assert "–" in without
+
+
 def test_a_result_without_optional_parts_says_what_it_lacks(viewer: Open) -> None:
     page = viewer("bare")
     assert page.input_value("#unit") == "raw"
@@ -299,7 +319,7 @@ def test_the_documented_example_of_the_format_is_read(viewer: Open, tmp_path: Pa
     page = viewer()
     page.set_input_files("#pick-files", str(tmp_path / "doc.json"))
     page.wait_for_selector(".item")
-    assert "commitment" in numbers(page, "#lines text")
-    assert page.locator("#stats tbody").text_content().endswith("21.800.953")
+    assert "commitment" not in " ".join(numbers(page, "#lines text"))  # nothing tells its point from noise's
+    assert page.locator("#stats tbody").text_content().endswith("–1.800.953")
     page.check("#derivatives")
     assert "velocity of retrieval_construction" in numbers(page, "#lines text")

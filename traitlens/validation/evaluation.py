@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import torch
+from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 from torch import Tensor
 
 from traitlens.methods import standardised_separation
 
-# Resamples x examples whose weights are in memory together.
-_WEIGHTS_AT_ONCE = 10_000_000
 # The ends of a 95 % interval.
 TAILS = torch.tensor([0.025, 0.975], dtype=torch.float64)
+_TAIL = 0.025
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval."""
+    """A figure with its 95 % interval.
+
+    Attributes:
+        clusters: what the interval rests on: how many questions, or instruction pairs where those are fewer.
+    """
 
     value: float
     low: float
     high: float
+    clusters: int | None = None
 
     def __str__(self) -> str:
         return f"{self.value:.2f} ({self.low:.2f}-{self.high:.2f})"
@@ -33,12 +38,13 @@ class Metrics:
     """Held-out figures of one vector.
 
     Attributes:
-        auroc: chance that a positive example scores above a negative one, ties counting half, with a bootstrap
-            interval.
+        auroc: chance that a positive example scores above a negative one, ties counting half, with its interval.
         accuracy: at the score 0, the midpoint of the class means in training; the mean of both classes' accuracies, a
             score of 0 counting half.
         cohens_d: difference of the class means over the pooled standard deviation.
-        recall_at_1_fpr: share of positive examples above all but 1 % of the negative ones (above all, with under 100).
+        recall_at_1_fpr: share of positive examples above the k-th highest negative one, k the whole part of
+            (n_neg + 1) / 100: a negative example yet to come is above that at most one time in a hundred. None below 99
+            negative examples, which cannot show it.
         n_pos: positive examples with a held-out score.
         n_neg: negative ones.
     """
@@ -46,22 +52,18 @@ class Metrics:
     auroc: Interval
     accuracy: float
     cohens_d: float
-    recall_at_1_fpr: float
+    recall_at_1_fpr: float | None
     n_pos: int
     n_neg: int
 
 
-def evaluate(
-    scores: Tensor, labels: Tensor, clusters: list[Tensor], *, n_bootstrap: int = 1000, seed: int = 0
-) -> Metrics:
+def evaluate(scores: Tensor, labels: Tensor, clusters: list[Tensor]) -> Metrics:
     """Held-out figures of centred scores.
 
     Args:
         scores: [n], 0 at the decision boundary; NaN where an example could not be held out, left out here.
         labels: bool [n].
         clusters: what examples share, each int [n]: their question, their instruction pair; see ``auroc_interval``.
-        n_bootstrap: resamples behind the interval.
-        seed: for the resampling.
 
     Raises:
         ValueError: a class has no scores, a score is infinite, or sizes differ.
@@ -69,16 +71,15 @@ def evaluate(
     check_scores(scores, labels, *clusters)
     if bool(scores.isinf().any()):
         raise ValueError("scores hold infinity")
-    interval = auroc_interval(scores, labels, clusters, n_bootstrap=n_bootstrap, seed=seed)
+    interval = auroc_interval(scores, labels, clusters)
     known = ~scores.isnan()
     scores, labels = scores[known].double(), labels[known]
     pos, neg = scores[labels], scores[~labels]
-    allowed = len(neg) // 100
     return Metrics(
         auroc=interval,
         accuracy=float((_share_above(pos) + _share_above(-neg)) / 2),
         cohens_d=float(standardised_separation(scores, labels).clamp(-1e6, 1e6)),
-        recall_at_1_fpr=float((pos > neg.sort(descending=True).values[allowed]).double().mean()),
+        recall_at_1_fpr=_recall(pos, neg),
         n_pos=len(pos),
         n_neg=len(neg),
     )
@@ -86,6 +87,11 @@ def evaluate(
 
 def _share_above(scores: Tensor) -> Tensor:
     return (scores > 0).double().mean() + (scores == 0).double().mean() / 2
+
+
+def _recall(pos: Tensor, neg: Tensor) -> float | None:
+    rank = (len(neg) + 1) // 100
+    return float((pos > neg.sort(descending=True).values[rank - 1]).double().mean()) if rank else None
 
 
 def check_scores(scores: Tensor, labels: Tensor, *others: Tensor) -> None:
@@ -111,83 +117,90 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
     """
     check_scores(scores, labels)
     known = ~scores.isnan()
-    weights = torch.ones(int(known.sum()), 1, dtype=torch.float64)
-    return float(_weighted_auroc(scores[known], labels[known])(weights))
+    return _auroc_and_shares(scores[known], labels[known])[0]
 
 
-def auroc_interval(
-    scores: Tensor, labels: Tensor, clusters: list[Tensor], *, n_bootstrap: int = 1000, seed: int = 0
-) -> Interval:
-    """AUROC with a 95 % percentile interval from a bootstrap over whole clusters.
+def auroc_interval(scores: Tensor, labels: Tensor, clusters: list[Tensor]) -> Interval:
+    """AUROC with a 95 % interval for other questions (and instruction pairs) of the same kind.
 
-    Responses to one question rise and fall together, so questions are resampled, not responses. With two kinds of
-    cluster (questions and instruction pairs) both are resampled and an example weighs the product (the pigeonhole
-    bootstrap, Owen 2007, arXiv:0708.0302), which errs on the wide side. Where no pair is misordered every resample
-    says 1; the lower end is then the highest share of clear clusters that could still have given only clear ones one
-    time in forty. The interval covers the examples, not another training of the vector.
+    Responses to one question rise and fall together, so an interval rests on questions, not on responses. Its variance
+    is that of the clusters' summed placements (Obuchowski 1997, Biometrics 53:567), on the logit scale, with quantiles
+    of Student's t. Degrees of freedom are clusters - 1, and fewer where a few clusters make up the variance, as happens
+    near 1: twice the squared variance over the variance's own, estimated from the fourth moment of the sums. Two
+    crossed clusterings add their variances less that of their intersection (Cameron, Gelbach and Miller 2011, J Bus
+    Econ Stat 29:238), at least the larger one, with Satterthwaite's degrees of freedom.
+
+    Where clusters do not differ at all, as at exactly 1 or 0, the data have no variance to tell. The interval then
+    reaches to what one time in forty leaves no trace: a share of clusters, 1 - 0.025 ** (1 / clusters), that a coin
+    reads.
+
+    Of 1,000 simulations a cell at AUROC .75, .97 and .99, with 2 or 5 responses a side to each question and a fifth of
+    the variance in questions (or a quarter, and another in pairs), 94-97 % of the intervals held the truth with 32
+    questions and 95-99 % with 8, the excess where perfect samples are common; with 5 crossed pairs 94-98 % with 20 or
+    32 questions and 97-99.5 % with 8 (``tests/validation/test_coverage.py`` repeats a part). Five pairs that differ as
+    much as single responses do are too few: down to 90 %.
+
+    The interval covers the examples, not another training of the vector.
 
     Args:
         scores: [n]; rows with NaN are left out.
         labels: bool [n].
         clusters: one or two int [n].
-        n_bootstrap: resamples.
-        seed: for the resampling.
 
     Raises:
-        ValueError: a class has no scores.
+        ValueError: a class has no scores, or there is no clustering or more than two.
+
+    >>> scores, labels = torch.tensor([0.9, 0.2, 0.8, 0.4, 0.3, 0.5]), torch.tensor([True, False] * 3)
+    >>> print(auroc_interval(scores, labels, [torch.tensor([0, 0, 1, 1, 2, 2])]))  # three questions tell nothing
+    0.78 (0.00-1.00)
     """
     check_scores(scores, labels, *clusters)
     known = ~scores.isnan()
-    scores, labels, clusters = scores[known], labels[known], [c[known] for c in clusters]
-    value = auroc(scores, labels)
-    samples = _bootstrap(scores, labels, clusters, n_bootstrap, seed)
-    low, high = torch.nanquantile(samples, TAILS).tolist()
-    if value in (0.0, 1.0):
-        unseen = 1 - 0.025 ** (1 / len(clusters[0].unique()))
-        low, high = (1 - unseen, 1.0) if value == 1 else (0.0, unseen)
-    return Interval(value, low, high)
+    value, shares = _auroc_and_shares(scores[known], labels[known])
+    error, quantile, n_clusters = _error(shares, [cluster[known] for cluster in clusters])
+    if error == 0:
+        reach = _unseen(n_clusters)
+        return Interval(value, max(0.0, value - reach), min(1.0, value + reach), n_clusters)
+    reach = quantile * error / (value * (1 - value))
+    low, high = (float(expit(logit(value) + side * reach)) for side in (-1, 1))
+    return Interval(value, low, high, n_clusters)
 
 
-def auroc_difference(
-    scores: Tensor, others: Tensor, labels: Tensor, clusters: list[Tensor], *, n_bootstrap: int = 1000, seed: int = 0
-) -> Interval:
-    """How much better ``scores`` separate the classes than ``others`` do, with a 95 % interval over the same resamples.
+def auroc_difference(scores: Tensor, others: Tensor, labels: Tensor, clusters: list[Tensor]) -> Interval:
+    """How much better ``scores`` separate the classes than ``others`` do, with a 95 % interval.
+
+    As ``auroc_interval``, from the differences of the placements and without a logit. Where no cluster tells the two
+    apart, the interval is that of a share of clusters that left no trace. Its lower end, which a lead is judged by,
+    lay above the truth in at most 2.5 % of 1,000 simulations; near 1 the upper end is short (6 % below the truth, with
+    8 questions 11 %).
 
     Args:
         scores: [n].
-        others: [n], scores of the same examples.
+        others: [n], scores of the same examples; an example that lacks either is left out.
         labels: bool [n].
         clusters: as in ``auroc_interval``.
-        n_bootstrap: resamples.
-        seed: for the resampling.
 
     Raises:
-        ValueError: a class has no scores.
+        ValueError: a class has no scores, or there is no clustering or more than two.
     """
     check_scores(scores, labels, others, *clusters)
     known = ~(scores.isnan() | others.isnan())
-    both = [s[known] for s in (scores, others)]
-    labels, clusters = labels[known], [c[known] for c in clusters]
-    first, second = (_bootstrap(s, labels, clusters, n_bootstrap, seed) for s in both)
-    low, high = torch.nanquantile(first - second, TAILS).tolist()
-    return Interval(auroc(both[0], labels) - auroc(both[1], labels), low, high)
+    (first, shares), (second, other_shares) = (_auroc_and_shares(s[known], labels[known]) for s in (scores, others))
+    value = first - second
+    error, quantile, n_clusters = _error(shares - other_shares, [cluster[known] for cluster in clusters])
+    reach = quantile * error if error else _unseen(n_clusters)
+    return Interval(value, max(-1.0, value - reach), min(1.0, value + reach), n_clusters)
 
 
-def _bootstrap(scores: Tensor, labels: Tensor, clusters: list[Tensor], n_bootstrap: int, seed: int) -> Tensor:
-    """AUROC of every resample [n_bootstrap], NaN for one that drew a single class; equal seeds draw equal resamples."""
-    auroc_of = _weighted_auroc(scores, labels)
-    generator = torch.Generator().manual_seed(seed)
-    samples = []
-    for resamples in torch.arange(n_bootstrap).split(max(1, _WEIGHTS_AT_ONCE // len(scores))):
-        weights = torch.ones(len(scores), len(resamples), dtype=torch.float64)
-        for cluster in clusters:
-            weights *= _resampled_counts(cluster, len(resamples), generator)
-        samples.append(auroc_of(weights))
-    return torch.cat(samples)
+def _unseen(n_clusters: int) -> float:
+    """What clusters that a coin reads take from an AUROC, as many as leave no trace one time in forty."""
+    return float(1 - _TAIL ** (1 / n_clusters)) / 2
 
 
-def _weighted_auroc(scores: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function from weights of the examples [n, b] to AUROCs [b], NaN without weight; the scores are sorted once.
+def _auroc_and_shares(scores: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    """The AUROC and what each example adds to its deviation: float64 [n], 0 in sum within either class.
+
+    An example's placement is the share of the other class on its right side; its mean over a class is the AUROC.
 
     Raises:
         ValueError: a class has no scores.
@@ -195,23 +208,43 @@ def _weighted_auroc(scores: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor
     pos, neg = scores[labels].double(), scores[~labels].double()
     if len(pos) == 0 or len(neg) == 0:
         raise ValueError(f"AUROC needs both classes, got {len(pos)} positive and {len(neg)} negative scores")
-    ordered, order = neg.sort()
-    lower, not_higher = torch.searchsorted(ordered, pos), torch.searchsorted(ordered, pos, right=True)
-
-    def auroc_of(weights: Tensor) -> Tensor:
-        pos_weights, neg_weights = weights[labels], weights[~labels]
-        passed = torch.nn.functional.pad(neg_weights[order].cumsum(dim=0), (0, 0, 1, 0))
-        won = (passed[lower] + passed[not_higher]) / 2
-        return (pos_weights * won).sum(dim=0) / (pos_weights.sum(dim=0) * neg_weights.sum(dim=0))
-
-    return auroc_of
+    above, below = _passed(pos, neg), len(pos) - _passed(neg, pos)
+    value = float(above.sum()) / (len(pos) * len(neg))
+    shares = torch.empty(len(scores), dtype=torch.float64)
+    shares[labels] = (above / len(neg) - value) / len(pos)
+    shares[~labels] = (below / len(pos) - value) / len(neg)
+    return value, shares
 
 
-def _resampled_counts(cluster: Tensor, n_bootstrap: int, generator: torch.Generator) -> Tensor:
-    """How often each example's cluster was drawn: float64 [n, n_bootstrap]."""
-    _, index = torch.unique(cluster, return_inverse=True)
-    n_clusters = int(index.max()) + 1
-    draws = torch.randint(n_clusters, (n_bootstrap, n_clusters), generator=generator)
-    counts = torch.zeros(n_bootstrap, n_clusters, dtype=torch.float64)
-    counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
-    return counts.T.contiguous()[index]
+def _passed(scores: Tensor, others: Tensor) -> Tensor:
+    """How many of ``others`` [m] each score [n] is above, ties counting half: float64 [n]."""
+    ordered = others.sort().values
+    return (torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True)).double() / 2
+
+
+def _error(shares: Tensor, clusters: list[Tensor]) -> tuple[float, float, int]:
+    """Standard error of a sum of shares, its quantile of Student's t, and the clusters that it rests on."""
+    if len(clusters) not in (1, 2):
+        raise ValueError(f"wanted one clustering or two crossed ones, got {len(clusters)}")
+    indexes = [torch.unique(cluster, return_inverse=True)[1] for cluster in clusters]
+    sizes = [int(index.max()) + 1 for index in indexes]
+    parts = [_variance(shares, index) for index in indexes]
+    variance = max(part[0] for part in parts)
+    if len(parts) == 2:
+        both = torch.unique(indexes[0] * sizes[1] + indexes[1], return_inverse=True)[1]
+        variance = max(variance, parts[0][0] + parts[1][0] - _variance(shares, both)[0])
+    if variance < 1e-24:  # rounding
+        return 0.0, math.inf, min(sizes)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    return math.sqrt(variance), float(stdtrit(freedom, 1 - _TAIL)), min(sizes)
+
+
+def _variance(shares: Tensor, index: Tensor) -> tuple[float, float]:
+    """Variance of a sum of shares whose clusters are drawn, and its degrees of freedom."""
+    n = int(index.max()) + 1
+    squares = torch.zeros(n, dtype=torch.float64).index_add(0, index, shares).square()
+    total = float(squares.sum())
+    if n == 1 or total == 0:
+        return 0.0, 1.0
+    excess = n * float(squares.square().sum()) / total**2 - 1
+    return n / (n - 1) * total, 2 * n / max(excess, 2 * n / (n - 1))

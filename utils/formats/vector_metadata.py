@@ -32,11 +32,12 @@ def place_of(name: str) -> tuple[str, int] | None:
 
 @dataclass(frozen=True)
 class IntervalRecord(Record):
-    """A figure with its 95 % interval."""
+    """A figure with its 95 % interval, and how many questions or other clusters that rests on."""
 
     value: float
     low: float
     high: float
+    clusters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class CalibrationRecord(Record):
     slope: float | None = None
     intercept: float | None = None
     brier: float | None = None
+    brier_skill: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class VectorMetadata(Record):
     Attributes:
         best: whether it was chosen among the vectors of its run.
         hook_point: "path" of the module and its "side", "input" or "output".
-        norm: the distance of the class means along it.
+        norm: the distance of the class means along it, of the examples that it was fitted to.
         baseline: projection of the midpoint between the class means.
         revision: Hub commit of the model.
         texts_sha256: fingerprint of the responses' texts, per side.
@@ -237,6 +239,7 @@ class SummaryRow(Record):
     cohens_d: float | None = None
     recall_at_1_fpr: float | None = None
     brier: float | None = None
+    brier_skill: float | None = None
     norm: float | None = None
     baseline: float | None = None
     neutral_mean: float | None = None
@@ -274,6 +277,7 @@ class SummaryRow(Record):
             cohens_d=metrics.cohens_d,
             recall_at_1_fpr=metrics.recall_at_1_fpr,
             brier=calibration.brier,
+            brier_skill=calibration.brier_skill,
             norm=metadata.norm,
             baseline=metadata.baseline,
             neutral_mean=neutral.mean,

@@ -35,7 +35,7 @@ def sweep(
         contrast: the examples.
         methods: what to fit.
         layers: layer numbers.
-        seed: for resampling, shuffling and random directions.
+        seed: for shuffling and random directions.
         advance: called after each layer.
 
     Raises:
@@ -50,7 +50,7 @@ def sweep(
         for layer in layers:
             span = _span(contrast, layer)
             for method in methods:
-                measured, held = _measure(contrast, span, method, layer, seed)
+                measured, held = _measure(contrast, span, method, layer)
                 vectors.append(measured)
                 held_out[method.name, layer] = held
             advance()
@@ -63,8 +63,8 @@ def sweep(
         return Sweep(
             vectors,
             choice,
-            auroc_interval(choice.nested_scores, contrast.labels, clusters(contrast), seed=seed),
-            _controls(contrast, method, choice, seed),
+            auroc_interval(choice.nested_scores, contrast.labels, clusters(contrast)),
+            _controls(contrast, method, choice),
             *_chance_levels(contrast, method, choice, seed),
         )
 
@@ -92,9 +92,7 @@ def _naming(contrast: Contrast, method: ExtractionMethod, layer: int) -> Iterato
         raise UserError(f"{contrast.trait}: {method.name} failed at layer {layer}: {error}") from error
 
 
-def _measure(
-    contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, layer: int, seed: int
-) -> tuple[Measured, HeldOut]:
+def _measure(contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, layer: int) -> tuple[Measured, HeldOut]:
     with _naming(contrast, method, layer):
         result = method.extract_from(span)
         held = cross_validate(span, method, contrast.folds)
@@ -102,7 +100,7 @@ def _measure(
     metrics = calibration = None
     known = ~held.scores.isnan()
     if has_both_classes(contrast.labels[known]):
-        metrics = evaluate(held.scores, contrast.labels, clusters(contrast), seed=seed)
+        metrics = evaluate(held.scores, contrast.labels, clusters(contrast))
         calibration = calibrate(held.scores, contrast.labels, contrast.folds.question_group).per_unit(
             float(vector.norm())
         )
@@ -120,7 +118,7 @@ def _measure(
     return measured, held
 
 
-def _controls(contrast: Contrast, method: ExtractionMethod, choice: Choice, seed: int) -> list[Control]:
+def _controls(contrast: Contrast, method: ExtractionMethod, choice: Choice) -> list[Control]:
     labels, folds = contrast.labels, contrast.folds
     scores = {
         "length": feature_control(contrast.n_response_tokens.log1p(), labels, folds),
@@ -132,7 +130,7 @@ def _controls(contrast: Contrast, method: ExtractionMethod, choice: Choice, seed
     controls = []
     for name, values in scores.items():
         if has_both_classes(labels[~(values.isnan() | choice.nested_scores.isnan())]):
-            advantage = auroc_difference(choice.nested_scores, values, labels, clusters(contrast), seed=seed)
+            advantage = auroc_difference(choice.nested_scores, values, labels, clusters(contrast))
             controls.append(Control(name, auroc(values, labels), advantage))
     return controls
 
