@@ -20,6 +20,7 @@ from torch import Tensor
 from traitlens.span import ContrastSpan
 
 _ICA_STEPS = 100  # of each component
+_NEWTON_STEPS, _NEWTON_TOLERANCE = 100, 1e-6  # of the probe; the norm of its gradient, relative to the first
 _LEAST_CURVATURE = 0.3  # of the contrast, of which two clear peaks have -0.3 and a Gaussian 0
 
 
@@ -100,7 +101,9 @@ class MeanDifferenceMethod(ExtractionMethod):
 class ProbeMethod(ExtractionMethod):
     """The weights of a logistic regression on standardised features, mapped back to activation space.
 
-    Fitted in the span of the examples, which is exact: the L2 penalty leaves the minimiser no part outside of it.
+    Fitted in the span of the examples, which is exact: the L2 penalty leaves the minimiser no part outside of it. With
+    two classes of equal size and nothing else it is scikit-learn's ``LogisticRegression``; classes of unequal size
+    weigh the same, and where there is neutral text it has half the weight of the negative side.
 
     Args:
         C: inverse strength of the L2 penalty, as in scikit-learn. Standardised activations have squared norms near
@@ -115,22 +118,75 @@ class ProbeMethod(ExtractionMethod):
 
     def fit(self, span: ContrastSpan) -> tuple[Tensor, ExtractionExtras]:
         """The probe's weights; ``train_acc`` is its accuracy on these examples, ``converged`` the solver's word."""
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
+        strength = self.C * float((~span.neutral).sum()) / 2  # as many examples as there are of the two classes
+        weights, intercept, converged = _logistic_regression(span.coordinates, span.labels, strength * span.weights)
+        right = (span.coordinates @ weights + intercept > 0) == span.labels
+        return weights, {"train_acc": float(right.double().mean()), "converged": converged}
 
-        # Fewer examples than coordinates (a fold's training part): rotate into the span of these examples.
-        basis, reduced = torch.linalg.qr(span.coordinates.T)  # [rank, k], [k, n]
-        labels, features = span.labels.numpy(), reduced.T.numpy()
-        # Newton's method converges in a handful of steps, but a step costs rank squared per example.
-        solver = "newton-cholesky" if features.shape[1] <= 512 else "lbfgs"
-        probe = LogisticRegression(C=self.C, solver=solver, tol=1e-8, max_iter=2000)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            probe.fit(features, labels)
-        return basis @ torch.from_numpy(probe.coef_[0]), {
-            "train_acc": float(probe.score(features, labels)),
-            "converged": not any(issubclass(w.category, ConvergenceWarning) for w in caught),
-        }
+
+def _logistic_regression(features: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, float, bool]:
+    """The minimiser of ``sum(weights * log loss) + |w|^2 / 2``, its intercept (unpenalised), and whether it was found.
+
+    Newton's method, its steps by conjugate gradients (Steihaug 1983): in principal axes the Hessian is nearly diagonal,
+    so that some matrix-vector products do what a factorisation of [rank, rank] would.
+
+    Args:
+        features: float64 [n, rank].
+        labels: bool [n].
+        weights: float64 [n], of the examples' losses.
+    """
+    design = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
+    penalty = torch.ones(design.shape[1], dtype=torch.float64)
+    penalty[-1] = 0
+    targets, squares = labels.double(), design.square()
+    solution = torch.zeros_like(penalty)
+    first = loss = math.inf
+    for _ in range(_NEWTON_STEPS):
+        logits = design @ solution
+        share = torch.sigmoid(logits)
+        gradient = design.T @ (weights * (share - targets)) + penalty * solution
+        size = float(gradient.norm())
+        first = min(first, size) if math.isinf(first) else first
+        if size <= _NEWTON_TOLERANCE * max(first, 1e-30):
+            return solution[:-1], float(solution[-1]), True
+        curvature = weights * share * (1 - share)
+        diagonal = squares.T @ curvature + penalty
+        step = _conjugate_gradients(design, curvature, penalty, diagonal, gradient, min(0.1, size / first))
+        loss = _penalised_loss(logits, targets, weights, penalty, solution)
+        length = 1.0
+        while length > 1e-6:
+            tried = solution - length * step
+            if _penalised_loss(design @ tried, targets, weights, penalty, tried) <= loss:
+                break
+            length /= 2
+        solution = solution - length * step
+    return solution[:-1], float(solution[-1]), False
+
+
+def _penalised_loss(logits: Tensor, targets: Tensor, weights: Tensor, penalty: Tensor, solution: Tensor) -> float:
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return float(weights @ losses + penalty @ solution.square() / 2)
+
+
+def _conjugate_gradients(
+    design: Tensor, curvature: Tensor, penalty: Tensor, diagonal: Tensor, gradient: Tensor, tolerance: float
+) -> Tensor:
+    """The Newton step ``H^-1 gradient`` to a relative residual of ``tolerance``, preconditioned by H's diagonal."""
+    step, residual = torch.zeros_like(gradient), gradient.clone()
+    preconditioned = residual / diagonal
+    search, energy = preconditioned, float(residual @ preconditioned)
+    goal = tolerance * float(gradient.norm())
+    for _ in range(2 * len(gradient)):
+        image = design.T @ (curvature * (design @ search)) + penalty * search
+        length = energy / max(float(search @ image), 1e-300)
+        step = step + length * search
+        residual = residual - length * image
+        if float(residual.norm()) <= goal:
+            break
+        preconditioned = residual / diagonal
+        previous, energy = energy, float(residual @ preconditioned)
+        search = preconditioned + energy / previous * search
+    return step
 
 
 class ICAMethod(ExtractionMethod):
@@ -173,7 +229,7 @@ class ICAMethod(ExtractionMethod):
         )
         ica.fit(whitened.numpy())
         unmixing = torch.from_numpy(ica.components_).double()
-        separations = standardised_separation(whitened @ unmixing.T, span.labels)
+        separations = _weighted_separation(whitened @ unmixing.T, span)
         component = int(separations.abs().argmax())
         weights = torch.zeros(span.coordinates.shape[1], dtype=torch.float64)
         weights[: len(whitening)] = whitening @ unmixing[component]
@@ -221,7 +277,7 @@ class GradientMethod(ExtractionMethod):
 
     def fit(self, span: ContrastSpan) -> tuple[Tensor, ExtractionExtras]:
         """The optimised weights with ``loss_history`` (negative separation before each step)."""
-        difference, within = span.difference.numpy(), _pooled_covariance(span.coordinates, span.labels)
+        difference, within = span.difference.numpy(), _pooled_covariance(span)
         floor = self.shrinkage * float(within.diagonal().mean())
         spread_matrix = (1 - self.shrinkage) * within.numpy()
         weights = difference / max(np.linalg.norm(difference), 1e-30)
@@ -239,10 +295,24 @@ class GradientMethod(ExtractionMethod):
         return torch.from_numpy(weights), {"loss_history": losses}
 
 
-def _pooled_covariance(features: Tensor, labels: Tensor) -> Tensor:
-    """Covariance [rank, rank] around each class's own mean."""
-    centred = torch.cat([features[side] - features[side].mean(dim=0) for side in (labels, ~labels)])
-    return centred.T @ centred / max(len(centred) - 2, 1)
+def _pooled_covariance(span: ContrastSpan) -> Tensor:
+    """Covariance [rank, rank] around each class's own mean, of examples that weigh what they do in the span."""
+    centred = span.coordinates - _class_means(span.coordinates, span)
+    count = int((~span.neutral).sum())
+    return (centred.T * span.weights) @ centred * (count / 2 / max(count - 2, 1))
+
+
+def _class_means(rows: Tensor, span: ContrastSpan) -> Tensor:
+    """The mean of its class for every row [n, ...]: of positive examples, or of the negative side with its weights."""
+    weighted = span.weights[:, None] * rows
+    return torch.where(span.labels[:, None], weighted[span.labels].sum(dim=0), weighted[~span.labels].sum(dim=0))
+
+
+def _weighted_separation(scores: Tensor, span: ContrastSpan) -> Tensor:
+    """Cohen's d of every column of scores [n, k], with the span's weights: [k]."""
+    spread = (span.weights @ (scores - _class_means(scores, span)).square() / 2).sqrt()
+    difference = (torch.where(span.labels, span.weights, -span.weights)[:, None] * scores).sum(dim=0)
+    return torch.where(difference == 0, torch.zeros_like(difference), difference / spread)
 
 
 def _whitening(features: Tensor) -> Tensor:

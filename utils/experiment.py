@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.errors import MissingInputError, UserError
@@ -24,6 +24,10 @@ DEFINITION = "trait_definition.json"
 RESPONSES = "responses/pos.csv"
 ACTIVATIONS = "activations/metadata.json"
 SUMMARY = "vectors/summary.csv"
+# The folder of everyday text, which all traits of an experiment share: it holds neutral responses and is no trait.
+EVERYDAY = "everyday"
+# The experiment whose responses and everyday text come with the project.
+STARTER = "starter"
 
 # Names become folders: word characters of any language, dots, dashes and inner spaces, nothing that can climb out.
 _NAME = re.compile(r"\w[\w .+-]*", re.UNICODE)
@@ -73,15 +77,23 @@ class Experiment:
         """The command line that makes the traits' files at a stage, of all where none is named, for error messages."""
         return stage_command(stage, self.experiments_dir, self.name, traits)
 
+    @property
+    def everyday(self) -> TraitFolder:
+        """Everyday text, laid out as a trait that has only neutral responses."""
+        return TraitFolder(self, EVERYDAY)
+
     def trait(self, name: str) -> TraitFolder:
         """The folder of one trait, which need not exist yet."""
         check_name("a trait", name)
+        if name == EVERYDAY:
+            raise UserError(f"{name!r} cannot be the name of a trait: the folder holds text that all traits share")
         check_inside(self.root / name, self.experiments_dir)
         return TraitFolder(self, name)
 
     def traits_with(self, relative: str) -> list[TraitFolder]:
         """Traits that have the file or folder ``relative``, such as ``DEFINITION``, in order of name."""
-        return [self.trait(path.name) for path in sorted(self.root.glob("*")) if (path / relative).exists()]
+        found = [path.name for path in sorted(self.root.glob("*")) if (path / relative).exists()]
+        return [self.trait(name) for name in found if name != EVERYDAY]
 
     def select(self, traits: Sequence[str], having: str, remedy: str) -> list[TraitFolder]:
         """The traits asked for, or all that have ``having`` where none is named.
@@ -160,17 +172,20 @@ class TraitFolder:
 
     def in_experiment(self, experiment_name: str) -> TraitFolder:
         """The same trait in another experiment beside this one."""
-        return Experiment(self.experiment.experiments_dir, experiment_name).trait(self.trait)
+        return replace(self, experiment=replace(self.experiment, name=experiment_name))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the trait for one run; a second run on it is refused, so that nothing interleaves.
 
+        Everyday text is waited for, as it is of use to both.
+
         Raises:
             UserError: another run holds it.
         """
+        shared = self.trait == EVERYDAY
         busy = f"another run is working on {self.root}: wait for it, or end it, and run again"
-        with locked(self.root / _LOCK, busy):
+        with locked(self.root / _LOCK, f"waiting for another run's {self.root}" if shared else busy, wait=shared):
             remove_leftovers(self.root)
             yield
 

@@ -97,6 +97,7 @@ class ActivationsInfo:
     texts_sha256: dict[str, str]
     n_response_tokens: dict[str, list[int]]
     n_neutral_tokens: int
+    n_windows: int
     versions: dict[str, str]
 
 

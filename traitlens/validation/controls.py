@@ -47,8 +47,10 @@ def random_directions(span: ContrastSpan, folds: Folds, *, n_directions: int = 2
     """
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(span.mean_difference.shape[0], n_directions, generator=generator, dtype=torch.float64)
-    scores = _held_out(span.coordinates @ span.to_weights(directions), span.labels, folds)
-    return _chance([scores[:, i] for i in range(n_directions)], [span.labels] * n_directions)
+    contrast = ~span.neutral
+    labels = span.labels[contrast]
+    scores = _held_out((span.coordinates @ span.to_weights(directions))[contrast], labels, folds.part(contrast))
+    return _chance([scores[:, i] for i in range(n_directions)], [labels] * n_directions)
 
 
 def shuffled_labels(
@@ -56,18 +58,18 @@ def shuffled_labels(
 ) -> Chance | None:
     """Held-out AUROC of the same method when labels are shuffled among the responses to each question.
 
-    Anything but 0.5 means that the evaluation itself leaks. None where nothing could be held out.
+    Neutral examples stay what they are. Anything but 0.5 means that the evaluation itself leaks. None where nothing could be held out.
     """
     generator = torch.Generator().manual_seed(seed)
     scores, labels = [], []
     for _ in range(n_shuffles):
         shuffled = span.labels.clone()
         for question in folds.question.unique():
-            rows = (folds.question == question).nonzero()[:, 0]
+            rows = ((folds.question == question) & ~span.neutral).nonzero()[:, 0]
             shuffled[rows] = shuffled[rows[torch.randperm(len(rows), generator=generator)]]
         relabelled = span.select(torch.ones_like(shuffled), shuffled)
-        scores.append(cross_validate(relabelled, method, folds, nested=False).scores)
-        labels.append(shuffled)
+        scores.append(cross_validate(relabelled, method, folds, nested=False).scores[~span.neutral])
+        labels.append(shuffled[~span.neutral])
     return _chance(scores, labels)
 
 

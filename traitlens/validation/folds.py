@@ -71,6 +71,12 @@ class Folds:
             if cell[0] != outer[0] and (not self.crossed or cell[1] != outer[1]):
                 yield cell
 
+    def part(self, rows: Tensor) -> Folds:
+        """The same groups for the examples ``rows`` alone, bool [n] or a slice of them."""
+        return Folds(
+            self.question_group[rows], self.instruction_group[rows], self.question[rows], self.instruction[rows]
+        )
+
     def describe(self) -> str:
         """What is held out, in words."""
         questions = f"{len(set(self.question_group.tolist()))} groups of questions"

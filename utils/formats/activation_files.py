@@ -34,7 +34,7 @@ _CODES: dict[StoredDtype, tuple[str, int]] = {"float16": ("F16", 2), "bfloat16":
 
 
 def activations_path(folder: TraitFolder, part: str) -> Path:
-    """File of one part: a polarity, or "neutral_tokens"."""
+    """File of one part: a polarity, "neutral_tokens" or "within"."""
     return folder.activations_dir / f"{part}.safetensors"
 
 
@@ -63,6 +63,10 @@ class Activations:
     def neutral_tokens(self, layer: int) -> Tensor:
         """States at sampled tokens of neutral responses at one layer: float32 [m, hidden]; m can be 0."""
         return self._slice("neutral_tokens", layer, self.info.n_neutral_tokens)
+
+    def within(self, layer: int) -> Tensor:
+        """How states move within responses at one layer: means of windows less that of the response, float32 [m, hidden]."""
+        return self._slice("within", layer, self.info.n_windows)
 
     def _slice(self, part: str, layer: int, rows: int) -> Tensor:
         import torch
@@ -147,7 +151,7 @@ def _check_files(folder: TraitFolder, fingerprints: object, remedy: str) -> None
 def _of_wrong_form(value: Mapping[str, object]) -> list[str]:
     """Keys of the side-car whose values cannot be used."""
     wrong = [k for k in ("model", "responses_from", "layer_convention", "context") if not isinstance(value[k], str)]
-    wrong += [key for key in ("n_layers", "hidden_size", "n_neutral_tokens") if not _is_count(value[key])]
+    wrong += [key for key in ("n_layers", "hidden_size", "n_neutral_tokens", "n_windows") if not _is_count(value[key])]
     lists = {"layers": value["layers"]}
     for key in ("rows", "n_response_tokens", "texts_sha256", "hook_points"):
         found = value[key]

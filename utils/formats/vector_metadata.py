@@ -69,6 +69,44 @@ class NeutralRecord(Record):
 
 
 @dataclass(frozen=True)
+class AgainstNeutralRecord(Record):
+    """How well positive responses are told from neutral text, as ``traitlens.validation.verdicts`` describes it."""
+
+    auroc: IntervalRecord | None = None
+    recall_5: float | None = None
+    recall_1: float | None = None
+    expressed_5: float | None = None
+    expressed_1: float | None = None
+    n_neutral: int | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceRecord(Record):
+    """Statistics of n responses of one kind that do not show the trait: the largest tenth, falling, and deciles."""
+
+    n: int
+    tail: tuple[float, ...]
+    deciles: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ThresholdsRecord(Record):
+    """What a response is held against: its mean centred score, less ``centre``, over the square root of ``between +
+    within / n``, against each kind's statistics.
+
+    Attributes:
+        kinds: references by kind of text: everyday, neutral, negative.
+        neutral: which of the kinds are neutral text.
+    """
+
+    centre: float
+    between: float
+    within: float
+    kinds: Mapping[str, ReferenceRecord]
+    neutral: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class CalibrationRecord(Record):
     """Probability that a response shows the trait: ``sigmoid(slope * (score - baseline) + intercept)``."""
 
@@ -183,6 +221,8 @@ class VectorMetadata(Record):
     neutral: NeutralRecord | None
     metrics: MetricsRecord | None
     calibration: CalibrationRecord | None
+    against_neutral: AgainstNeutralRecord | None = None
+    response_thresholds: ThresholdsRecord | None = None
     fit: FitRecord | None = None
     hyper_parameters: Mapping[str, object] | None = None
     trait: str
@@ -235,6 +275,13 @@ class SummaryRow(Record):
     auroc_low: float | None = None
     auroc_high: float | None = None
     auroc_nested: float | None = None
+    auroc_neutral: float | None = None
+    auroc_neutral_low: float | None = None
+    auroc_neutral_high: float | None = None
+    recall_5_neutral: float | None = None
+    recall_1_neutral: float | None = None
+    expressed_5: float | None = None
+    expressed_1: float | None = None
     accuracy: float | None = None
     cohens_d: float | None = None
     recall_at_1_fpr: float | None = None
@@ -262,6 +309,7 @@ class SummaryRow(Record):
         """The row of a vector; ``best`` is for the one that the nested figure is of."""
         metrics, neutral = metadata.metrics or MetricsRecord(), metadata.neutral or NeutralRecord()
         fit, calibration = metadata.fit or FitRecord(), metadata.calibration or CalibrationRecord()
+        against = metadata.against_neutral or AgainstNeutralRecord()
         nested = metadata.choice.auroc if best and metadata.choice else None
         controls = {name: c.auroc for name, c in (metadata.controls or {}).items() if c and c.auroc is not None}
         strongest = max(controls, key=controls.__getitem__, default=None)
@@ -273,6 +321,13 @@ class SummaryRow(Record):
             auroc_low=metrics.auroc.low if metrics.auroc else None,
             auroc_high=metrics.auroc.high if metrics.auroc else None,
             auroc_nested=nested.value if nested else None,
+            auroc_neutral=against.auroc.value if against.auroc else None,
+            auroc_neutral_low=against.auroc.low if against.auroc else None,
+            auroc_neutral_high=against.auroc.high if against.auroc else None,
+            recall_5_neutral=against.recall_5,
+            recall_1_neutral=against.recall_1,
+            expressed_5=against.expressed_5,
+            expressed_1=against.expressed_1,
             accuracy=metrics.accuracy,
             cohens_d=metrics.cohens_d,
             recall_at_1_fpr=metrics.recall_at_1_fpr,

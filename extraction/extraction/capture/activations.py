@@ -17,6 +17,7 @@ from extraction.capture.examples import (
     Example,
     NumberedResponses,
     choose_neutral_tokens,
+    choose_windows,
     encoded,
     responses_to_read,
     token_budget_batches,
@@ -35,7 +36,7 @@ from extraction.cli import progress_bar
 from extraction.distributed import Process
 from traitlens.layers import LAYER_CONVENTION, hook_point, n_layers
 from utils.errors import UserError
-from utils.experiment import TraitFolder
+from utils.experiment import EVERYDAY, TraitFolder
 from utils.formats.activation_files import RowWriter
 from utils.formats.response_files import responses_fingerprint
 from utils.models.generation import halving_on_out_of_memory
@@ -55,7 +56,7 @@ _FLOAT16_SAFE = 16_384.0
 def capture_activations(
     folder: TraitFolder, source: TraitFolder, loaded: LoadedModel, settings: Settings, process: Process
 ) -> None:
-    """Capture the activations of a trait's responses.
+    """Capture the activations of a trait's responses, or of everyday text.
 
     Args:
         folder: where the activations go.
@@ -68,7 +69,9 @@ def capture_activations(
         UserError: there are no responses to read, or the model cannot read them.
     """
     kept = {polarity: responses_to_read(source, polarity, settings.threshold, loaded) for polarity in POLARITIES}
-    examples = choose_neutral_tokens(encoded(kept, loaded, settings.context), settings.neutral_tokens)
+    examples = choose_windows(encoded(kept, loaded, settings.context))
+    if folder.trait != EVERYDAY:  # single tokens serve a trait's own thresholds
+        examples = choose_neutral_tokens(examples, settings.neutral_tokens)
     info = _describe(source, loaded, settings, kept, examples)
     if not settings.overwrite and is_finished(folder, info):
         logger.info("%s: these activations are there already", folder.trait)
@@ -89,7 +92,7 @@ def capture_activations(
             advance(len(batch))
     process.wait()
     if process.is_main:
-        finish_capture(folder, replace(info, dtype=writers["pos"].dtype))
+        finish_capture(folder, replace(info, dtype=writers["neutral"].dtype))
     process.wait()
 
 
@@ -124,6 +127,7 @@ def _describe(
             for polarity in POLARITIES
         },
         n_neutral_tokens=sum(len(e.kept_tokens) for e in examples),
+        n_windows=sum(len(e.windows) for e in examples),
         versions=package_versions(),
     )
 
@@ -140,8 +144,8 @@ def _layers(loaded: LoadedModel, asked: Sequence[int] | None) -> list[int]:
 
 def _safe_dtype(examples: Sequence[Example], loaded: LoadedModel, layers: Sequence[int]) -> StoredDtype:
     """float16 where the states of the longest response are far within its range."""
-    means, tokens = read_batch([max(examples, key=lambda e: len(e.ids))], loaded, layers)
-    largest = max(float(means.abs().max()), float(tokens.abs().max()) if len(tokens) else 0.0)
+    states = read_batch([max(examples, key=lambda e: len(e.ids))], loaded, layers)
+    largest = max(float(part.abs().max()) for part in states if len(part))
     return "float16" if largest < _FLOAT16_SAFE else "bfloat16"
 
 
@@ -169,6 +173,10 @@ def _write(batch: Sequence[Example], states: States, writers: Mapping[str, RowWr
         indices = [e.first_kept + k for e in batch for k in range(len(e.kept_tokens))]
         _check_range(states.tokens, writers["neutral_tokens"].dtype)
         writers["neutral_tokens"].write(indices, states.tokens)
+    if len(states.within):
+        indices = [e.first_window + k for e in batch for k in range(len(e.windows))]
+        _check_range(states.within, writers["within"].dtype)
+        writers["within"].write(indices, states.within)
 
 
 def _check_range(states: Tensor, dtype: StoredDtype) -> None:

@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from utils.errors import UserError
-from utils.experiment import TraitFolder
+from utils.experiment import EVERYDAY, TraitFolder
 from utils.formats.response_files import read_responses
 from utils.models.load import LoadedModel
 from utils.prompts import encode_prompt, encode_response, format_prompt
 from utils.records import POLARITIES, Context, Polarity, Response
 
 logger = logging.getLogger(__name__)
+
+# Tokens of a window: what a reader of smoothed scores looks at.
+WINDOW = 8
+_MOST_WINDOWS = 600
 
 NumberedResponses = list[tuple[int, Response]]
 
@@ -26,6 +30,8 @@ class Example:
         row: row in the polarity's tensor.
         kept_tokens: positions within the response whose states are kept on their own (neutral responses).
         first_kept: row of the first of them in the neutral tokens' tensor.
+        windows: where within the response windows of tokens begin whose means are kept.
+        first_window: row of the first of them in the windows' tensor.
     """
 
     polarity: Polarity
@@ -34,6 +40,8 @@ class Example:
     response_start: int
     kept_tokens: tuple[int, ...] = ()
     first_kept: int = 0
+    windows: tuple[int, ...] = ()
+    first_window: int = 0
 
 
 def responses_to_read(
@@ -44,6 +52,8 @@ def responses_to_read(
     Raises:
         UserError: none is left, of a side that vectors need.
     """
+    if source.trait == EVERYDAY and polarity != "neutral":
+        return []
     responses = read_responses(source, polarity)
     rows = [(i, r) for i, r in enumerate(responses) if encode_response(loaded.tokenizer, r.response)]
     if empty := len(responses) - len(rows):
@@ -102,6 +112,24 @@ def choose_neutral_tokens(examples: Sequence[Example], wanted: int) -> list[Exam
         before = chosen[i]
         first = before.first_kept if before.kept_tokens else rank
         chosen[i] = replace(before, kept_tokens=(*before.kept_tokens, position), first_kept=first)
+    return chosen
+
+
+def choose_windows(examples: Sequence[Example]) -> list[Example]:
+    """The examples with the windows to keep: up to three a response, evenly spread, of at most ``_MOST_WINDOWS`` in all.
+
+    A response of fewer than two windows moves too little to keep one.
+    """
+    places = []
+    for i, example in enumerate(examples):
+        room = len(example.ids) - example.response_start - WINDOW
+        count = min(3, room // WINDOW + 1) if room >= WINDOW else 0
+        places += [(i, room * k // (count - 1)) for k in range(count)]
+    chosen = list(examples)
+    for rank, (i, position) in enumerate(places[k] for k in spread_evenly(len(places), _MOST_WINDOWS)):
+        before = chosen[i]
+        first = before.first_window if before.windows else rank
+        chosen[i] = replace(before, windows=(*before.windows, position), first_window=first)
     return chosen
 
 

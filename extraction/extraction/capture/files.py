@@ -109,7 +109,8 @@ def _refuse_links(folder: TraitFolder) -> None:
 
 def _files(folder: TraitFolder, info: ActivationsInfo) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Path and shape of each part's tensor in an unfinished capture."""
-    rows = {polarity: len(info.rows[polarity]) for polarity in POLARITIES} | {"neutral_tokens": info.n_neutral_tokens}
+    rows = {polarity: len(info.rows[polarity]) for polarity in POLARITIES}
+    rows |= {"neutral_tokens": info.n_neutral_tokens, "within": info.n_windows}
     return {
         part: (
             folder.unfinished_activations_dir / activations_path(folder, part).name,

@@ -11,7 +11,8 @@ from utils.records import Context, StoredDtype
 class Settings(TraitsSettings, LoadingSettings):
     """Capture each response's mean activation at every layer.
 
-    Needs the responses of stage 1. Writes experiments/EXPERIMENT/TRAIT/activations/. An interrupted run continues
+    Needs the responses of stage 1. Writes experiments/EXPERIMENT/TRAIT/activations/, and experiments/EXPERIMENT/everyday/
+    for text that all traits share: the experiment's own, or that of the starter corpus. An interrupted run continues
     where it stopped. Several processes split the work: torchrun --nproc_per_node N extraction/2_extract_activations.py
     ...
 
@@ -26,7 +27,8 @@ class Settings(TraitsSettings, LoadingSettings):
         threshold: leave out responses whose score does not confirm their side; by default all are read.
         batch_size: at most this many responses at once.
         batch_tokens: at most this many tokens at once, padding included.
-        neutral_tokens: keep this many single token states of neutral responses, for thresholds.
+        neutral_tokens: keep this many single token states of neutral responses, for the
+            thresholds by which tokens are tinted.
         store_dtype: precision of the files; by default float16, or bfloat16 for a model whose activations need its
             range.
         device: cpu, cuda, cuda:1, mps, or auto to spread the model over all GPUs.
@@ -44,7 +46,7 @@ class Settings(TraitsSettings, LoadingSettings):
     threshold: float | None = None
     batch_size: int = 64
     batch_tokens: int = 4096
-    neutral_tokens: int = 1000
+    neutral_tokens: int = 400
     store_dtype: StoredDtype | None = None
     overwrite: bool = False
 

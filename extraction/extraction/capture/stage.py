@@ -12,7 +12,7 @@ from extraction.cli import for_each_trait
 from extraction.distributed import held_by_main, this_process
 from utils.config import without_keys
 from utils.errors import UserError
-from utils.experiment import RESPONSES, TraitFolder
+from utils.experiment import RESPONSES, STARTER, TraitFolder
 from utils.formats.response_files import check_responses_are_whole, read_responses_metadata
 from utils.models.load import LoadedModel, load_model, model_of_experiment
 
@@ -28,6 +28,7 @@ def run(settings: Settings) -> None:
     process = this_process(settings.device)
     experiment = settings.home
     origin = replace(experiment, name=settings.responses_from or experiment.name)
+    starter = replace(experiment, name=STARTER)
     sources = origin.select(settings.names, RESPONSES, origin.command(1, settings.names))
 
     @functools.cache  # one model made the responses of most traits
@@ -46,6 +47,17 @@ def run(settings: Settings) -> None:
                 name, made_with = model_behind(source)
             loaded = load(name, settings.revision or made_with)
             capture_activations(folder, source, loaded, settings, process)
+        capture_everyday(loaded)
+
+    @functools.cache  # the traits of one model share it
+    def capture_everyday(loaded: LoadedModel) -> None:
+        everyday = experiment.everyday
+        source = next((e.everyday for e in (origin, starter) if e.everyday.responses_path("neutral").is_file()), None)
+        if source is None:
+            logger.warning("no everyday text in %s: verdicts will rest on neutral responses alone", starter.everyday.root)
+            return
+        with held_by_main(everyday, process):
+            capture_activations(everyday, source, loaded, settings, process)
 
     for_each_trait(sources, capture, stop_at_first=process.count > 1)
     if process.is_main:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from extraction.fit.ordinary import Ordinary, read_ordinary
 from traitlens.validation.folds import Folds, make_folds
 from utils.definition import definition_behind
 from utils.errors import DefinitionError, MissingInputError, UserError
@@ -33,14 +34,21 @@ class Contrast:
         counts: responses read, used, dropped by the threshold, and unscored, per side.
         threshold: the score that a positive response needs; negative ones need its mirror. None where nothing was
             judged.
-        folds: what is held out together, positive examples first.
+        ordinary: text that shows neither side.
+        all_folds: what is held out together: positive examples, negative ones, then the ordinary text fitted against.
     """
 
     file: Activations
     rows: dict[Polarity, list[int]]
     counts: Mapping[str, CountsRecord]
     threshold: float | None
-    folds: Folds
+    ordinary: Ordinary
+    all_folds: Folds
+
+    @property
+    def folds(self) -> Folds:
+        """What is held out together, of the positive and the negative examples."""
+        return self.all_folds.part(torch.arange(len(self.labels)))
 
     @property
     def trait(self) -> str:
@@ -58,6 +66,16 @@ class Contrast:
         return torch.arange(sum(map(len, self.rows.values()))) < len(self.rows["pos"])
 
     @property
+    def all_labels(self) -> Tensor:
+        """The same with ordinary text, which is false: bool [n]."""
+        return torch.nn.functional.pad(self.labels, (0, len(self.ordinary.questions)))
+
+    @property
+    def is_neutral(self) -> Tensor:
+        """True for ordinary text: bool [n]."""
+        return torch.arange(len(self.all_labels)) >= len(self.labels)
+
+    @property
     def n_response_tokens(self) -> Tensor:
         """Length of each example's response in tokens: float64 [n]."""
         lengths = self.file.info.n_response_tokens
@@ -68,7 +86,9 @@ class Contrast:
         return self.file.layer("pos", layer)[self.rows["pos"]], self.file.layer("neg", layer)[self.rows["neg"]]
 
 
-def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, seed: int) -> Contrast:
+def read_contrast(
+    folder: TraitFolder, threshold: float | None, n_folds: int, seed: int, *, fit_against_neutral: bool = True
+) -> Contrast:
     """The examples of a trait that its scores confirm.
 
     Args:
@@ -76,6 +96,7 @@ def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, se
         threshold: score that a positive response needs; by default the one of stage 1, else 50.
         n_folds: groups to hold out per axis.
         seed: for dealing questions to groups.
+        fit_against_neutral: whether ordinary text is a part of the negative side.
 
     Raises:
         UserError: no example of a side is left; says how many were lost to what.
@@ -93,7 +114,8 @@ def read_contrast(folder: TraitFolder, threshold: float | None, n_folds: int, se
         unscored = sum(r.trait_score is None for r in file.responses[side])
         counts[side] = CountsRecord(len(verdicts), len(rows[side]), verdicts.count(False), unscored)
     _check_not_empty(folder, counts, used)
-    return Contrast(file, rows, counts, used, _folds(file, rows, n_folds, seed))
+    ordinary = read_ordinary(file, used, fit_against=fit_against_neutral)
+    return Contrast(file, rows, counts, used, ordinary, _folds(file, rows, ordinary, n_folds, seed))
 
 
 def _threshold_of(folder: TraitFolder, threshold: float | None) -> float:
@@ -118,7 +140,7 @@ def _check_not_empty(folder: TraitFolder, counts: Mapping[str, CountsRecord], th
     )
 
 
-def _folds(file: Activations, rows: dict[Polarity, list[int]], n_folds: int, seed: int) -> Folds:
+def _folds(file: Activations, rows: dict[Polarity, list[int]], ordinary: Ordinary, n_folds: int, seed: int) -> Folds:
     trait = file.folder.trait
     units = _instruction_units(file)
     questions = [file.responses[side][i].question for side in SIDES for i in rows[side]]
@@ -128,7 +150,9 @@ def _folds(file: Activations, rows: dict[Polarity, list[int]], n_folds: int, see
     texts = {side: {file.responses[side][i].instruction for i in rows[side]} for side in SIDES}
     if len(set(instructions)) == 1 and max(map(len, texts.values())) > 1:
         logger.warning("%s: the instruction pairs share texts, so only questions are held out", trait)
-    return make_folds(questions, instructions, n_folds, seed)
+    # Ordinary text answers no instruction: it is dealt out over them, so that each fit has as much of it.
+    beside = [instructions[i % len(instructions)] for i in range(len(ordinary.questions))]
+    return make_folds([*questions, *ordinary.questions], [*instructions, *beside], n_folds, seed)
 
 
 def _instruction_units(file: Activations) -> dict[Polarity, list[int]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from extraction.fit.contrast import Contrast
 from extraction.fit.findings import doubts_about
 from extraction.fit.results import Measured, Sweep
+from traitlens.validation.verdicts import ResponseThresholds
 from utils.formats.json_records import recorded
 from utils.formats.vector_metadata import (
+    AgainstNeutralRecord,
     CalibrationRecord,
     ChoiceRecord,
     ControlRecord,
@@ -16,6 +19,8 @@ from utils.formats.vector_metadata import (
     IntervalRecord,
     MetricsRecord,
     NeutralRecord,
+    ReferenceRecord,
+    ThresholdsRecord,
     VectorMetadata,
 )
 from utils.versions import package_versions
@@ -49,6 +54,8 @@ def metadata_of(
         neutral=recorded(NeutralRecord, measured.neutral),
         metrics=recorded(MetricsRecord, measured.metrics),
         calibration=recorded(CalibrationRecord, measured.calibration),
+        against_neutral=recorded(AgainstNeutralRecord, measured.against_neutral),
+        response_thresholds=_thresholds(measured.thresholds),
         fit=FitRecord.from_json(measured.extras),
         hyper_parameters=hyper_parameters,
         trait=folder.trait,
@@ -71,6 +78,18 @@ def metadata_of(
         choice=_choice(result),
         versions=package_versions(),
     )
+
+
+def _thresholds(thresholds: ResponseThresholds | None) -> ThresholdsRecord | None:
+    if thresholds is None:
+        return None
+    kinds = {kind: ReferenceRecord(r.n, _rounded(r.tail), _rounded(r.deciles)) for kind, r in thresholds.kinds.items()}
+    return ThresholdsRecord(**asdict(thresholds.scale), kinds=kinds, neutral=tuple(thresholds.neutral))
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    """To six digits, which keeps side-cars short and their order."""
+    return tuple(float(f"{value:.6g}") for value in values)
 
 
 def _controls(result: Sweep) -> dict[str, ControlRecord | None]:

@@ -11,6 +11,7 @@ from traitlens.validation.calibration import Calibration, NeutralScale
 from traitlens.validation.controls import Chance
 from traitlens.validation.cross_validation import Choice
 from traitlens.validation.evaluation import Interval, Metrics
+from traitlens.validation.verdicts import AgainstNeutral, ResponseThresholds
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Measured:
         held_out: float64 [n] comparable scores of fits that had not seen the example.
         metrics: None where no example could be held out.
         calibration: of ``score - baseline``; None as metrics.
+        thresholds: what a response's verdict is held against; None where there is nothing.
+        against_neutral: how well it tells positive responses from neutral text; None as metrics, or without such text.
     """
 
     method: str
@@ -36,6 +39,8 @@ class Measured:
     held_out: Tensor
     metrics: Metrics | None
     calibration: Calibration | None
+    thresholds: ResponseThresholds | None
+    against_neutral: AgainstNeutral | None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What stage 3 is asked for."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from extraction.cli import check_range
 from extraction.settings import TraitsSettings
@@ -23,6 +24,8 @@ class Settings(TraitsSettings):
         threshold: use positive responses that score at least this and negative ones at most its mirror (100 minus it);
             by default stage 1's.
         folds: how many groups of questions to hold out in turn.
+        negatives: "neg+neutral" fits against the trait's opposite and ordinary text, half each; "neg" against the
+            opposite alone.
         seed: for the folds, the intervals, shuffling, and ICA.
         experiments_dir: folder of the experiments.
     """
@@ -31,6 +34,7 @@ class Settings(TraitsSettings):
     layers: list[int] | None = None
     threshold: float | None = None
     folds: int = 5
+    negatives: Literal["neg+neutral", "neg"] = "neg+neutral"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -64,7 +64,9 @@ def _fit_trait(folder: TraitFolder, methods: Sequence[ExtractionMethod], setting
     Raises:
         UserError: no activations, a layer that was not captured, an empty class, or a method that failed.
     """
-    contrast = read_contrast(folder, settings.threshold, settings.folds, settings.seed)
+    contrast = read_contrast(
+        folder, settings.threshold, settings.folds, settings.seed, fit_against_neutral=settings.negatives != "neg"
+    )
     captured = contrast.file.info.layers
     layers = sorted(set(captured if settings.layers is None else settings.layers))
     missing = [layer for layer in layers if layer not in captured]

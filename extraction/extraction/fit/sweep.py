@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from extraction.fit.contrast import Contrast
+from extraction.fit.measure import clusters, measure, physical_cores, span_at
 from extraction.fit.results import Control, Measured, Sweep
 from extraction.fit.text_controls import bag_of_words_scores
 from traitlens.compute import has_both_classes
 from traitlens.layers import middle_layer
 from traitlens.methods import ExtractionMethod
-from traitlens.span import ContrastSpan
-from traitlens.validation.calibration import calibrate, midpoint_baseline, neutral_scale
 from traitlens.validation.controls import Chance, feature_control, random_directions, shuffled_labels
 from traitlens.validation.cross_validation import Choice, HeldOut, choose, cross_validate
-from traitlens.validation.evaluation import auroc, auroc_difference, auroc_interval, evaluate
+from traitlens.validation.evaluation import auroc, auroc_difference, auroc_interval
 from utils.errors import UserError
 
 
@@ -45,17 +45,25 @@ def sweep(
 
     vectors: list[Measured] = []
     held_out: dict[tuple[str, int], HeldOut] = {}
-    # The matrices are a few hundred wide: more threads than one spend their time waiting for each other.
-    with threadpool_limits(1):
-        for layer in layers:
-            span = _span(contrast, layer)
-            for method in methods:
-                measured, held = _measure(contrast, span, method, layer)
+
+    def work(layer: int) -> list[tuple[Measured, HeldOut]]:
+        span = span_at(contrast, layer)
+        found = []
+        for method in methods:
+            with _naming(contrast, method, layer):
+                found.append(measure(contrast, span, method, layer))
+        advance()
+        return found
+
+    # The matrices are a few hundred wide: a layer a core, as threads inside a layer spend their time waiting.
+    with threadpool_limits(1), ThreadPoolExecutor(physical_cores()) as pool:
+        for layer, found in zip(layers, pool.map(work, layers), strict=True):
+            for measured, held in found:
                 vectors.append(measured)
-                held_out[method.name, layer] = held
-            advance()
+                held_out[measured.method, layer] = held
         middle = middle_layer(contrast.file.info.n_layers)
-        choice = choose(held_out, contrast.labels, contrast.folds, middle)
+        chosen = choose(held_out, contrast.all_labels, contrast.all_folds, middle, contrast.is_neutral)
+        choice = replace(chosen, nested_scores=chosen.nested_scores[~contrast.is_neutral])
         method = next(m for m in methods if m.name == choice.method)
         known = ~choice.nested_scores.isnan()
         if not has_both_classes(contrast.labels[known]):
@@ -69,19 +77,6 @@ def sweep(
         )
 
 
-def clusters(contrast: Contrast) -> list[Tensor]:
-    """What responses share: their question, and their instruction pair where that is held out too."""
-    folds = contrast.folds
-    return [folds.question, folds.instruction] if folds.crossed else [folds.question]
-
-
-def _span(contrast: Contrast, layer: int) -> ContrastSpan:
-    try:
-        return ContrastSpan(*contrast.layer(layer))
-    except ValueError as error:
-        raise UserError(f"{contrast.trait} at layer {layer}: {error}") from error
-
-
 @contextmanager
 def _naming(contrast: Contrast, method: ExtractionMethod, layer: int) -> Iterator[None]:
     """Turn a failure of the mathematics into a message that names the method."""
@@ -92,32 +87,6 @@ def _naming(contrast: Contrast, method: ExtractionMethod, layer: int) -> Iterato
         raise UserError(f"{contrast.trait}: {method.name} failed at layer {layer}: {error}") from error
 
 
-def _measure(contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, layer: int) -> tuple[Measured, HeldOut]:
-    with _naming(contrast, method, layer):
-        result = method.extract_from(span)
-        held = cross_validate(span, method, contrast.folds)
-    vector = result["vector"]
-    metrics = calibration = None
-    known = ~held.scores.isnan()
-    if has_both_classes(contrast.labels[known]):
-        metrics = evaluate(held.scores, contrast.labels, clusters(contrast))
-        calibration = calibrate(held.scores, contrast.labels, contrast.folds.question_group).per_unit(
-            float(vector.norm())
-        )
-    measured = Measured(
-        method=method.name,
-        layer=layer,
-        vector=vector,
-        extras={key: value for key, value in result.items() if key != "vector"},
-        baseline=midpoint_baseline(*contrast.layer(layer), vector),
-        neutral=neutral_scale(contrast.file.neutral_tokens(layer), vector),
-        held_out=held.scores,
-        metrics=metrics,
-        calibration=calibration,
-    )
-    return measured, held
-
-
 def _controls(contrast: Contrast, method: ExtractionMethod, choice: Choice) -> list[Control]:
     labels, folds = contrast.labels, contrast.folds
     scores = {
@@ -126,7 +95,8 @@ def _controls(contrast: Contrast, method: ExtractionMethod, choice: Choice) -> l
     }
     if choice.layer != 0 and 0 in contrast.file.info.layers:
         with _naming(contrast, method, 0):
-            scores["layer 0"] = cross_validate(_span(contrast, 0), method, folds, nested=False).scores
+            span = span_at(contrast, 0)
+            scores["layer 0"] = cross_validate(span, method, contrast.all_folds, nested=False).scores[~span.neutral]
     controls = []
     for name, values in scores.items():
         if has_both_classes(labels[~(values.isnan() | choice.nested_scores.isnan())]):
@@ -139,7 +109,7 @@ def _chance_levels(
     contrast: Contrast, method: ExtractionMethod, choice: Choice, seed: int
 ) -> tuple[Chance | None, Chance | None]:
     """Shuffled labels and random directions at the chosen layer."""
-    span = _span(contrast, choice.layer)
+    span = span_at(contrast, choice.layer)
     with _naming(contrast, method, choice.layer):
-        shuffled = shuffled_labels(span, method, contrast.folds, seed=seed)
-    return shuffled, random_directions(span, contrast.folds, seed=seed)
+        shuffled = shuffled_labels(span, method, contrast.all_folds, seed=seed)
+    return shuffled, random_directions(span, contrast.all_folds, seed=seed)

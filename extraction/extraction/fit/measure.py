@@ -1,0 +1,121 @@
+"""Fitting one method at one layer, and what the vector is worth on responses that it has not seen."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from extraction.fit.contrast import Contrast
+from extraction.fit.ordinary import EVERYDAY, NEUTRAL
+from extraction.fit.results import Measured
+from traitlens.compute import has_both_classes, projection
+from traitlens.methods import ExtractionMethod
+from traitlens.span import ContrastSpan
+from traitlens.validation.calibration import calibrate, midpoint_baseline, neutral_scale
+from traitlens.validation.cross_validation import HeldOut, cross_validate
+from traitlens.validation.evaluation import evaluate
+from traitlens.validation.verdicts import (
+    AgainstNeutral,
+    Reference,
+    ResponseThresholds,
+    fit_length_scale,
+    measure_against_neutral,
+)
+from utils.errors import UserError
+
+NEGATIVE = "negative"
+
+
+def physical_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def clusters(contrast: Contrast) -> list[Tensor]:
+    """What responses share: their question, and their instruction pair where that is held out too."""
+    folds = contrast.folds
+    return [folds.question, folds.instruction] if folds.crossed else [folds.question]
+
+
+def span_at(contrast: Contrast, layer: int) -> ContrastSpan:
+    """The trait's examples at a layer, with the ordinary text that vectors are fitted against.
+
+    Raises:
+        UserError: they cannot be told apart at all.
+    """
+    ordinary = contrast.ordinary
+    try:
+        return ContrastSpan(
+            *contrast.layer(layer), ordinary.fitted_at(layer), ordinary.within_at(layer, contrast.file)
+        )
+    except ValueError as error:
+        raise UserError(f"{contrast.trait} at layer {layer}: {error}") from error
+
+
+def measure(contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, layer: int) -> tuple[Measured, HeldOut]:
+    """The vector that a method finds, with its held-out figures, and the held-out scores that a choice needs.
+
+    Raises:
+        ValueError: the method failed.
+    """
+    result = method.extract_from(span)
+    held = cross_validate(span, method, contrast.all_folds)
+    vector, labels, scores = result["vector"], contrast.labels, held.scores[~span.neutral]
+    norm, baseline = float(vector.norm()), midpoint_baseline(*contrast.layer(layer), vector)
+    metrics = calibration = thresholds = against_neutral = None
+    if has_both_classes(labels[~scores.isnan()]):
+        metrics = evaluate(scores, labels, clusters(contrast))
+        calibration = calibrate(scores, labels, contrast.folds.question_group).per_unit(norm)
+        ordinary = _ordinary_scores(contrast, held.scores[span.neutral], (vector, norm, baseline), layer)
+        thresholds, against_neutral = _verdicts(contrast, scores, ordinary, norm)
+    measured = Measured(
+        method=method.name,
+        layer=layer,
+        vector=vector,
+        extras={key: value for key, value in result.items() if key != "vector"},
+        baseline=baseline,
+        neutral=neutral_scale(contrast.file.neutral_tokens(layer), vector),
+        held_out=scores,
+        metrics=metrics,
+        calibration=calibration,
+        thresholds=thresholds,
+        against_neutral=against_neutral,
+    )
+    return measured, held
+
+
+def _ordinary_scores(contrast: Contrast, held_out: Tensor, fitted: tuple[Tensor, float, float], layer: int) -> Tensor:
+    """Scores of all ordinary text [n] on a vector: held out where it was fitted against, plain where it was not."""
+    vector, norm, baseline = fitted
+    unseen = contrast.ordinary.unseen_at(layer)
+    if unseen is None:
+        return held_out
+    return torch.cat([held_out, (projection(unseen, vector).double() - baseline) / norm])
+
+
+def _verdicts(
+    contrast: Contrast, scores: Tensor, ordinary: Tensor, norm: float
+) -> tuple[ResponseThresholds | None, AgainstNeutral | None]:
+    """What responses are held against on a vector, and how well positive ones are told from it.
+
+    The length scale is of all neutral text together; the kinds of text differ in their references.
+    """
+    known = ~ordinary.isnan()
+    if not bool(known.any()):
+        return None, None
+    lengths, own_lengths = contrast.ordinary.n_tokens, contrast.n_response_tokens
+    scale = fit_length_scale(ordinary[known], lengths[known])
+    statistics = scale.statistic(ordinary, lengths)
+    own = scale.statistic(scores, own_lengths)
+    kinds = contrast.ordinary.kinds
+    of_kind = {
+        kind: statistics[torch.tensor([k == kind for k in kinds])] for kind in (EVERYDAY, NEUTRAL) if kind in kinds
+    }
+    references = {kind: Reference.of(values) for kind, values in of_kind.items()}
+    references[NEGATIVE] = Reference.of(own[~contrast.labels])
+    thresholds = ResponseThresholds(scale.per_unit(norm), references, tuple(of_kind))
+    positive = contrast.labels
+    figures = measure_against_neutral(thresholds, own[positive], statistics, contrast.folds.question[positive])
+    return thresholds, figures
