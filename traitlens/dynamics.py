@@ -36,7 +36,6 @@ class Dynamics:
         acceleration_profile: changes of the changes, n - 2 values; value i is centred on token i + 1.
         peak: token with the highest score.
         onset: first token from which the score stays above the threshold.
-        expressed: whether the peak is above the threshold, None where no threshold is known.
         smoothing: how many tokens were averaged before anything was computed; 1 is none.
     """
 
@@ -49,7 +48,6 @@ class Dynamics:
     acceleration_profile: list[float]
     peak: int | None
     onset: int | None
-    expressed: bool | None
     smoothing: int
 
 
@@ -68,7 +66,7 @@ def analyze_dynamics(
     Args:
         scores: raw scores, one per token.
         baseline: the vector's, subtracted first, so that an offset costs the float32 differences no digits.
-        threshold: raw score over which the trait counts as expressed (5 % of neutral tokens exceed it).
+        threshold: raw score that ``onset`` looks for; of single tokens, so it decides nothing about the response.
         smoothing: window of a centred moving average, an odd number of tokens.
         drop: share of the largest acceleration under which acceleration counts as dropped off.
         permutations: how many trajectories with steps of random sign the p-value is from; 0 leaves it out.
@@ -99,7 +97,6 @@ def analyze_dynamics(
         acceleration_profile=acceleration,
         peak=int(np.argmax(centred)) if len(centred) else None,
         onset=None if limit is None else onset(centred, limit),
-        expressed=None if limit is None or not len(centred) else bool(np.max(centred) > limit),
         smoothing=smoothing,
     )
 

@@ -135,7 +135,7 @@ class TraitVector:
 
     @property
     def baseline(self) -> float | None:
-        """Projection of the midpoint between the class means; ``score - baseline > 0`` expresses the trait."""
+        """Projection of the midpoint between the class means: above it a state is nearer the positive examples."""
         return self.metadata.baseline
 
     @property
@@ -156,7 +156,8 @@ class LayerScores(TypedDict):
 class MonitoringRecord:
     """One monitored generation. ``utils.formats.results`` writes it as result files and the viewer have it.
 
-    ``trait_scores[trait][k]`` is the raw projection of the state at ``tokens[k]``.
+    ``trait_scores[trait][k]`` is the raw projection of the state at ``tokens[k]``. ``thresholds`` are of single tokens, for
+    tinting; ``verdicts`` are on the whole response (``traitlens.validation.verdicts.Verdict``).
     """
 
     prompt: str
@@ -165,6 +166,7 @@ class MonitoringRecord:
     trait_scores: dict[str, list[float]]
     baselines: dict[str, float | None] = field(default_factory=dict)
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+    verdicts: dict[str, Mapping[str, object]] = field(default_factory=dict)
     model: str = ""
     layer: dict[str, int] = field(default_factory=dict)
     method: dict[str, str] = field(default_factory=dict)

@@ -12,7 +12,9 @@ from traitlens.validation.evaluation import check_scores
 
 
 def midpoint_baseline(pos: Tensor, neg: Tensor, vector: Tensor) -> float:
-    """Projection of the midpoint between the class means; scores above it express the trait.
+    """Projection of the midpoint between the class means; above it a state is nearer the positive examples.
+
+    Ordinary text lies on either side of it: it is no verdict (``traitlens.validation.verdicts``).
 
     Args:
         pos: [n, hidden] activations of positive examples.

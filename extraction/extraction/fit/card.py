@@ -13,7 +13,6 @@ from extraction.fit.charts import auroc_by_layer, score_histograms
 from extraction.fit.contrast import Contrast
 from extraction.fit.findings import doubts_about, headline
 from extraction.fit.results import Measured, Sweep
-from traitlens.compute import projection
 from utils.formats.files import write_text
 from utils.formats.vector_files import card_path
 from utils.formats.vector_metadata import VectorMetadata
@@ -61,12 +60,8 @@ def _best_of_methods(result: Sweep) -> Iterator[Measured]:
 
 
 def _scores_by_side(contrast: Contrast, best: Measured) -> dict[str, Tensor]:
-    neutral = contrast.file.layer("neutral", best.layer)
     labels = contrast.labels
-    scores = {"neg": best.held_out[~labels], "pos": best.held_out[labels]}
-    if len(neutral):
-        scores["neutral"] = (projection(neutral, best.vector).double() - best.baseline) / float(best.vector.norm())
-    return scores
+    return {"neg": best.held_out[~labels], "pos": best.held_out[labels], "neutral": best.ordinary}
 
 
 def _examples(contrast: Contrast, scores: Tensor) -> dict[str, list[tuple[float, str, Response]]]:

@@ -10,9 +10,11 @@ def headline(trait: str, result: Sweep) -> str:
     best = f"{trait}: {result.best.method} at layer {result.best.layer}"
     if result.nested is None:
         return f"{best}, not measured: {_why_unmeasured(result)}"
+    against = result.best.against_neutral
+    ordinary = "" if against is None else f", against neutral text {against.auroc}"
     strongest = max(result.controls, key=lambda control: control.auroc, default=None)
     beside = f"; best control: {strongest.name} {strongest.auroc:.2f}" if strongest else ""
-    return f"{best}, held-out AUROC {result.nested}{beside}"
+    return f"{best}, held-out AUROC {result.nested}{ordinary}{beside}"
 
 
 def _why_unmeasured(result: Sweep) -> str:
@@ -31,6 +33,8 @@ def doubts_about(result: Sweep) -> list[str]:
         found.append(f"{_why_unmeasured(result)}, so nothing says how good the vector is")
     elif result.nested.low <= 0.5:
         found.append(f"the vector reads held-out responses no better than chance ({result.nested})")
+    if result.best.thresholds is not None and "everyday" not in result.best.thresholds.kinds:
+        found.append("no everyday text was read, so verdicts keep their rate on neutral answers to the questions alone")
     for control in result.controls:
         if control.advantage.value <= 0:
             found.append(f"{control.name} alone separates these responses as well ({control.auroc:.2f})")

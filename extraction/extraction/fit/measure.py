@@ -64,11 +64,11 @@ def measure(contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, la
     held = cross_validate(span, method, contrast.all_folds)
     vector, labels, scores = result["vector"], contrast.labels, held.scores[~span.neutral]
     norm, baseline = float(vector.norm()), midpoint_baseline(*contrast.layer(layer), vector)
+    ordinary = _ordinary_scores(contrast, held.scores[span.neutral], (vector, norm, baseline), layer)
     metrics = calibration = thresholds = against_neutral = None
     if has_both_classes(labels[~scores.isnan()]):
         metrics = evaluate(scores, labels, clusters(contrast))
         calibration = calibrate(scores, labels, contrast.folds.question_group).per_unit(norm)
-        ordinary = _ordinary_scores(contrast, held.scores[span.neutral], (vector, norm, baseline), layer)
         thresholds, against_neutral = _verdicts(contrast, scores, ordinary, norm)
     measured = Measured(
         method=method.name,
@@ -78,6 +78,7 @@ def measure(contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, la
         baseline=baseline,
         neutral=neutral_scale(contrast.file.neutral_tokens(layer), vector),
         held_out=scores,
+        ordinary=ordinary,
         metrics=metrics,
         calibration=calibration,
         thresholds=thresholds,

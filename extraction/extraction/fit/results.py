@@ -24,6 +24,7 @@ class Measured:
         baseline: projection of the midpoint between the class means.
         neutral: scale of neutral tokens, None without them.
         held_out: float64 [n] comparable scores of fits that had not seen the example.
+        ordinary: float64 [m] such scores of ordinary text.
         metrics: None where no example could be held out.
         calibration: of ``score - baseline``; None as metrics.
         thresholds: what a response's verdict is held against; None where there is nothing.
@@ -37,6 +38,7 @@ class Measured:
     baseline: float
     neutral: NeutralScale | None
     held_out: Tensor
+    ordinary: Tensor
     metrics: Metrics | None
     calibration: Calibration | None
     thresholds: ResponseThresholds | None

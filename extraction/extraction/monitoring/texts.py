@@ -9,6 +9,7 @@ from dataclasses import asdict
 import torch
 
 from extraction.monitoring.vectors import VectorsOfTrait
+from extraction.monitoring.verdicts import verdicts_on
 from traitlens import TraitMonitor, prompt_segments, response_segments
 from traitlens.monitor import OnToken
 from utils.formats.transcripts import Transcript
@@ -95,6 +96,7 @@ def _record(
     elif all(segment.part is None for segment in segments):
         segments = []  # one speaker, one part: nothing to tell apart
     main = {trait: c.main for trait, c in chosen.items()}
+    verdicts = verdicts_on({trait: s[0] for trait, s in scores.items()}, main)
     return MonitoringRecord(
         prompt=text.prompt,
         response="".join(tokens),
@@ -102,6 +104,7 @@ def _record(
         trait_scores={trait: s[0] for trait, s in scores.items()},
         baselines={trait: v.baseline for trait, v in main.items() if v.baseline is not None},
         thresholds={trait: v.thresholds for trait, v in main.items() if v.thresholds},
+        verdicts={trait: asdict(verdict) for trait, verdict in verdicts.items()},
         model=loaded.name,
         layer={trait: v.layer for trait, v in main.items()},
         method={trait: v.method for trait, v in main.items()},
