@@ -56,7 +56,7 @@ def test_the_file_holds_every_answer_of_every_dose_of_vector_and_random_directio
         assert [set(d["answers"][0]) >= {"text", "readout", "surprise", "repeated"} for d in series["doses"]] == [
             True
         ] * 3
-    assert written["verdict"]["causal"] is None or written["verdict"]["causal"] is False
+    assert written["verdict"]["causal"] is not True  # with two random directions it cannot be
     assert written["verdict"]["n_controls"] == 2
     assert (written["steered"]["layer"], written["read"]["layer"]) == (18, 10)
     assert (folder.vectors_dir / "steering_probe_layer18.png").read_bytes().startswith(b"\x89PNG")
@@ -186,9 +186,9 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
     monkeypatch.setattr("extraction.steering.causal_check.resolve_judge", lambda settings, loaded: judge)
     root = folder.root.parent.parent
     path = folder.root / "judged.json"
-    result = run_causal_check(replace(SETTINGS, output=path, experiments_dir=root))
+    result = run_causal_check(replace(SETTINGS, n_controls=1, output=path, experiments_dir=root))
     assert judge.closed
-    assert len(judge.seen) == 2 * (1 + 2 * 3)  # two questions; no dose, and three directions added and subtracted
+    assert len(judge.seen) == 2 * (1 + 2 * 2)  # two questions; no dose, and two directions added and subtracted
     assert all("Does the answer flatter?" in prompt for prompt in judge.seen)
     assert result.judged_verdict.push.both.n_prompts == 2
     assert "by the judge" in headline(result)
