@@ -8,7 +8,7 @@ import torch
 from extraction.steering.bench import Bench
 from extraction.steering.causal_check import run_causal_check
 from extraction.steering.damage import perplexity, repeated_share
-from extraction.steering.report import doubts_about, headline
+from extraction.steering.report import doubts_about, findings
 from extraction.steering.results import Push, Verdict
 from extraction.steering.settings import Settings
 from extraction.steering.verdict import verdict_on
@@ -142,23 +142,23 @@ def test_a_direction_is_tried_downwards_until_its_text_is_whole_and_none_beside_
     assert "no dose left text" in verdict_on(series, "readout").reason
 
 
-def test_the_headline_and_the_warnings_follow_the_figures(checked):
+def test_the_lines_and_the_warnings_follow_the_figures(checked):
     _, result, _ = checked
     step = DoseResponse(2.0, 1.5, 2.5, 1.0, 2)
     causal = Verdict(True, "it does", 0.05, 19, 0, Push(0.1, step, replace(step, slope=1.0), replace(step, slope=3.0)))
     whole = replace(result.series[0], damage=dict.fromkeys(result.series[0].answers))
     good = replace(result, series=(whole, *result.series[1:]), verdict=causal)
     assert doubts_about(good) == []
-    said = headline(good)
+    said = "; ".join(findings(good))
     assert "causal (p = 0.05, 0 of 19 random directions are as strong): it does" in said
     assert "at dose 0.1: +2.00 (+1.50 to +2.50) class distances" in said
     assert "2 of 2 questions move the right way" in said
     assert "repeated 4-grams 0% at -0.1" in said
     unsure = replace(good, verdict=replace(causal, causal=False, reason="it does not"))
-    assert "not shown to be causal (p = 0.05" in headline(unsure)
+    assert "not shown to be causal (p = 0.05" in findings(unsure)[0]
     alone = Verdict(None, "too few", None, 0, 0, Push(0.1, replace(step, low=None, high=None), step, step))
-    assert "undecided: too few" in headline(replace(good, verdict=alone))
-    assert "+2.00 (no interval)" in headline(replace(good, verdict=alone))
+    assert findings(replace(good, verdict=alone))[0] == "sycophantic: undecided: too few"
+    assert "+2.00 (no interval)" in findings(replace(good, verdict=alone))[1]
     torn = replace(good, series=(replace(whole, damage={**whole.damage, 0.1: "loops"}),))
     assert doubts_about(torn)[0] == "at dose +0.1 loops: read those answers as damage"
     assert "smaller --coefficients" in doubts_about(torn)[1]
@@ -191,7 +191,7 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
     assert len(judge.seen) == 2 * (1 + 2 * 2)  # two questions; no dose, and two directions added and subtracted
     assert all("Does the answer flatter?" in prompt for prompt in judge.seen)
     assert result.judged_verdict.push.both.n_prompts == 2
-    assert "by the judge" in headline(result)
+    assert "by the judge" in findings(result)[1]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from extraction.judging.settings import JudgeSettings
 from extraction.steering.bench import Bench
 from extraction.steering.damage import perplexity, repetition
 from extraction.steering.picture import draw
-from extraction.steering.report import doubts_about, headline
+from extraction.steering.report import doubts_about, findings
 from extraction.steering.results import CausalCheck, Series
 from extraction.steering.settings import Settings
 from extraction.steering.verdict import verdict_on
@@ -70,7 +70,8 @@ def run_causal_check(settings: Settings) -> CausalCheck:
     result = CausalCheck(vector, reader, typical_norm, series, verdict_on(series, "readout"), judged_verdict)
     write_json(path, _as_json(result, settings, judge))
     draw(result, picture)
-    logger.info(headline(result))
+    for finding in findings(result):
+        logger.info(finding)
     for doubt in doubts_about(result):
         logger.warning("%s: warning: %s", settings.trait, doubt)
     logger.info("answers: %s, picture: %s", path, picture)

@@ -1,4 +1,4 @@
-"""What a causal check showed: a line and warnings."""
+"""What a causal check showed: lines and warnings."""
 
 from __future__ import annotations
 
@@ -16,27 +16,25 @@ def verdict_in_words(verdict: Verdict) -> str:
     return f"{word}: {verdict.reason}"
 
 
-def headline(result: CausalCheck) -> str:
-    """One line: the verdict, how far the trait follows the dose, for how many questions, and at what price."""
-    vector, reader, push = result.vector, result.reader, result.verdict.push
-    parts = [f"{vector.trait}: {verdict_in_words(result.verdict)}"]
-    where = f"steered by {vector.method} at layer {vector.layer}, read by {reader.method} at layer {reader.layer}"
-    if push is None:
-        parts.append(where)
-    else:
-        right = round(push.both.share_right * push.both.n_prompts)
-        parts += [
-            f"{where}, at dose {push.dose:g}: {_slope(push.both)} class distances per dose of one activation norm, "
-            f"{_slope(push.added)} by adding, {_slope(push.subtracted)} by subtracting",
-            f"{right} of {push.both.n_prompts} questions move the right way",
-        ]
+def findings(result: CausalCheck) -> list[str]:
+    """Lines: the verdict, the judge's where there is one, how far the trait follows the dose, at what price."""
+    lines = [verdict_in_words(result.verdict)]
     if (judged := result.judged_verdict) is not None:
-        points = f", {_slope(judged.push.both)} points per norm" if judged.push else ""
-        parts.append(f"by the judge {verdict_in_words(judged)}{points}")
+        points = f"; {_slope(judged.push.both)} points per dose of one activation norm" if judged.push else ""
+        lines.append(f"by the judge {verdict_in_words(judged)}{points}")
+    vector, reader = result.vector, result.reader
+    where = f"steered by {vector.method} at layer {vector.layer}, read by {reader.method} at layer {reader.layer}"
+    if (push := result.verdict.push) is not None:
+        right = round(push.both.share_right * push.both.n_prompts)
+        where += (
+            f", at dose {push.dose:g}: {_slope(push.both)} class distances per dose of one activation norm, "
+            f"{_slope(push.added)} by adding, {_slope(push.subtracted)} by subtracting; "
+            f"{right} of {push.both.n_prompts} questions move the right way"
+        )
     answers = result.series[0].answers
-    parts.append("perplexity " + _by_dose({dose: perplexity(texts) for dose, texts in answers.items()}, ".1f"))
-    parts.append("repeated 4-grams " + _by_dose({dose: repetition(texts) for dose, texts in answers.items()}, ".0%"))
-    return "; ".join(parts)
+    price = "perplexity " + _by_dose({dose: perplexity(texts) for dose, texts in answers.items()}, ".1f")
+    loops = "repeated 4-grams " + _by_dose({dose: repetition(texts) for dose, texts in answers.items()}, ".0%")
+    return [f"{vector.trait}: {line}" for line in (*lines, where, f"{price}; {loops}")]
 
 
 def doubts_about(result: CausalCheck) -> list[str]:
