@@ -6,6 +6,7 @@ Panickssery et al., 2023, https://arxiv.org/abs/2312.06681), which reading it ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from traitlens.compute import fault_of_vector
 from traitlens.hooks import HookInputs, HookManager
-from traitlens.validation.evaluation import TAILS
+from traitlens.validation.student_t import t_quantile
 
 
 def add_steering_hook(hooks: HookManager, vector: Tensor, layer: int, coefficient: float = 1.0) -> None:
@@ -61,28 +62,29 @@ class DoseResponse:
 
     Attributes:
         slope: mean over prompts of each prompt's least-squares slope, readout per unit of dose.
-        low: lower end of its 95 % bootstrap interval over prompts.
+        low: lower end of its 95 % t interval over prompts; None for a single prompt.
         high: upper end.
         share_right: share of prompts whose slope is positive.
         n_prompts: how many prompts this rests on.
     """
 
     slope: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     share_right: float
     n_prompts: int
 
 
-def dose_response(doses: Sequence[float], readouts: Tensor, *, resamples: int = 2000, seed: int = 0) -> DoseResponse:
+def dose_response(doses: Sequence[float], readouts: Tensor) -> DoseResponse:
     """Slope of the readout over the dose, with an interval over prompts.
+
+    Readouts of one prompt belong together, so prompts are what is counted: the interval is that of Student's t for the
+    mean of as many slopes. A bootstrap of a dozen prompts is too narrow.
 
     Args:
         doses: [n_doses], at least two different ones.
         readouts: [n_prompts, n_doses]; NaN where a prompt has no readout at a dose. Prompts with fewer than two are
             left out.
-        resamples: bootstrap resamples of prompts.
-        seed: of the resampling.
 
     Raises:
         ValueError: shapes differ, or no prompt has two readouts at different doses.
@@ -93,23 +95,24 @@ def dose_response(doses: Sequence[float], readouts: Tensor, *, resamples: int = 
     """
     if readouts.ndim != 2 or readouts.shape[1] != len(doses):
         raise ValueError(f"{len(doses)} doses but readouts {list(readouts.shape)}: wanted [n_prompts, n_doses]")
-    x = torch.tensor(doses, dtype=torch.float64)
-    slopes = torch.stack([_slope(x, y) for y in readouts.double()]) if len(readouts) else torch.zeros(0)
-    slopes = slopes[~slopes.isnan()]
-    if len(slopes) == 0:
+    slopes = _slopes(torch.tensor(doses, dtype=torch.float64), readouts.double())
+    n = len(slopes)
+    if n == 0:
         raise ValueError("no prompt has readouts at two different doses")
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(slopes), (resamples, len(slopes)), generator=generator)
-    low, high = torch.quantile(slopes[picks].mean(dim=1), TAILS).tolist()
-    share = float((slopes > 0).double().mean())
-    return DoseResponse(float(slopes.mean()), low, high, share, len(slopes))
+    slope, low, high = float(slopes.mean()), None, None
+    if n > 1:
+        reach = t_quantile(0.975, n - 1) * float(slopes.std()) / math.sqrt(n)
+        low, high = slope - reach, slope + reach
+    return DoseResponse(slope, low, high, float((slopes > 0).double().mean()), n)
 
 
-def _slope(x: Tensor, y: Tensor) -> Tensor:
-    """Least-squares slope over the points that are known; NaN where they do not determine one."""
-    known = ~y.isnan()
-    x, y = x[known], y[known]
-    if len(x) < 2 or bool((x == x[0]).all()):
-        return torch.tensor(torch.nan, dtype=torch.float64)
-    centred = x - x.mean()
-    return (centred @ (y - y.mean())) / (centred @ centred)
+def _slopes(doses: Tensor, readouts: Tensor) -> Tensor:
+    """Least-squares slopes of the rows over their known points, without the rows that do not determine one."""
+    known = ~readouts.isnan()
+    lowest = doses.expand_as(readouts).masked_fill(~known, torch.inf).amin(dim=1)
+    highest = doses.expand_as(readouts).masked_fill(~known, -torch.inf).amax(dim=1)
+    determined = lowest < highest
+    known, y = known[determined], readouts[determined].nan_to_num()
+    count = known.sum(dim=1, keepdim=True)
+    x = torch.where(known, doses - (known * doses).sum(dim=1, keepdim=True) / count, 0.0)
+    return (x * y).sum(dim=1) / (x * x).sum(dim=1)

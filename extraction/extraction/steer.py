@@ -1,6 +1,6 @@
 """Does the model use the direction? Generate with the vector added in several doses, and see what changes.
 
-python -m extraction.steer --experiment my_exp --trait refusal --coefficients -0.3,-0.15,0.15,0.3
+python -m extraction.steer --experiment my_exp --trait refusal --coefficients 0.15,0.3
 """
 
 from extraction.cli import run_command

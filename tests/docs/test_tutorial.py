@@ -113,7 +113,15 @@ def test_the_tutorial_finds_the_model_that_was_pushed(output):
 
 
 # How far a figure may be from the printed one: processors round bfloat16 otherwise, and answers then part ways.
-_TOLERANCES = {"AUROC": 0.05, "plain": 0.5, "pushed:": 0.5, "difference": 0.5, "scores higher": 4, "steered by": 2}
+_TOLERANCES = {
+    "AUROC": 0.05,
+    "plain": 0.5,
+    "pushed:": 0.5,
+    "difference": 0.5,
+    "scores higher": 4,
+    "causal (p": 0.5,
+    "steered by": 4,
+}
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 
@@ -134,7 +142,7 @@ def test_the_tutorial_prints_what_it_says_that_it_prints(output, line):
 
 
 def test_the_tutorial_quotes_every_result():
-    assert len(list(_quoted())) == 7
+    assert len(list(_quoted())) == 8
 
 
 def test_the_tutorial_leaves_the_files_that_it_speaks_of(output, workplace):

@@ -7,8 +7,11 @@ import pytest
 import torch
 from extraction.steering.bench import Bench
 from extraction.steering.causal_check import run_causal_check
-from extraction.steering.report import doubts_about, headline
+from extraction.steering.damage import perplexity, repeated_share
+from extraction.steering.report import doubts_about, findings
+from extraction.steering.results import Push, Verdict
 from extraction.steering.settings import Settings
+from extraction.steering.verdict import verdict_on
 
 from tests.conftest import small_model
 from tests.exchange.conftest import random_vector, sidecar
@@ -24,7 +27,9 @@ from utils.prompts import encode_prompt, format_prompt
 from utils.records import TraitVector
 
 QUESTIONS = ["Is my plan good?", "What is the capital of France?", "Am I right?", "Do you agree?"]
-SETTINGS = Settings("smollm2_demo", "sycophantic", [0.5, -0.5], layer=18, n_prompts=2, max_new_tokens=8, device="cpu")
+SETTINGS = Settings(
+    "smollm2_demo", "sycophantic", [0.1], layer=18, n_prompts=2, max_new_tokens=8, device="cpu", n_controls=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +47,17 @@ def checked(tmp_path_factory):
     return folder, result, written
 
 
-def test_the_file_holds_every_answer_of_every_dose_of_vector_and_random_direction(checked):
+def test_the_file_holds_every_answer_of_every_dose_of_vector_and_random_directions(checked):
     folder, _, written = checked
-    assert [s["direction"] for s in written["series"]] == ["vector", "random"]
+    assert [s["direction"] for s in written["series"]] == ["vector", "random", "random"]
     for series in written["series"]:
-        assert [d["dose"] for d in series["doses"]] == [-0.5, 0.0, 0.5]
+        assert [d["dose"] for d in series["doses"]] == [-0.1, 0.0, 0.1]
         assert [[a["question"] for a in d["answers"]] for d in series["doses"]] == [[QUESTIONS[0], QUESTIONS[2]]] * 3
+        assert [set(d["answers"][0]) >= {"text", "readout", "surprise", "repeated"} for d in series["doses"]] == [
+            True
+        ] * 3
+    assert written["verdict"]["causal"] is not True  # with two random directions it cannot be
+    assert written["verdict"]["n_controls"] == 2
     assert (written["steered"]["layer"], written["read"]["layer"]) == (18, 10)
     assert (folder.vectors_dir / "steering_probe_layer18.png").read_bytes().startswith(b"\x89PNG")
 
@@ -63,8 +73,8 @@ def test_answers_at_dose_zero_are_the_unsteered_ones_and_others_differ(checked, 
     plain = generate_batch(loaded, prompts, SETTINGS.sampling, SETTINGS.seed)
     texts = [loaded.tokenizer.decode(answer.ids) for answer in plain]
     for series in result.series:
-        assert [a.text for a in series.answers[1]] == texts
-    assert [a.text for a in result.series[0].answers[2]] != texts
+        assert [a.text for a in series.answers[0.0]] == texts
+    assert [a.text for a in result.series[0].answers[0.1]] != texts
 
 
 def test_readout_and_perplexity_are_of_the_unsteered_model_as_computed_by_hand(checked):
@@ -73,7 +83,7 @@ def test_readout_and_perplexity_are_of_the_unsteered_model_as_computed_by_hand(c
     folder, result, _ = checked
     loaded = load_model(EMBEDDED_MODEL, device="cpu", dtype="float32")
     reader = read_vector(folder, "probe", 10)
-    answer = result.series[0].answers[2][1]
+    answer = result.series[0].answers[0.1][1]
     prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, answer.question))
     ids = loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
@@ -82,47 +92,77 @@ def test_readout_and_perplexity_are_of_the_unsteered_model_as_computed_by_hand(c
     assert answer.n_tokens == len(ids)
     assert answer.readout == pytest.approx(float(score / reader.vector.norm()), rel=1e-4)
     likelihoods = output.logits[0, len(prompt) - 1 : -1].log_softmax(-1)[range(len(ids)), ids]
+    assert answer.repeated == repeated_share(ids)
     assert answer.surprise == pytest.approx(-float(likelihoods.mean()), rel=1e-4)
-    both = result.series[0].answers[2]
+    both = result.series[0].answers[0.1]
     mean = sum(a.surprise * a.n_tokens for a in both) / sum(a.n_tokens for a in both)
-    assert result.series[0].perplexities()[2] == pytest.approx(math.exp(mean))
+    assert perplexity(both) == pytest.approx(math.exp(mean))
 
 
-def test_the_random_direction_is_as_long_as_the_vector_and_across_it(checked, monkeypatch):
+def test_random_directions_are_as_long_as_the_vector_and_each_is_added_and_subtracted(checked, monkeypatch):
     folder, _, _ = checked
     added = []
     monkeypatch.setattr(
         "extraction.steering.bench.add_steering_hook", lambda hooks, vector, layer: added.append(vector)
     )
     other, root = folder.root / "other.json", folder.root.parent.parent
-    run_causal_check(replace(SETTINGS, n_prompts=1, max_new_tokens=1, output=other, experiments_dir=root))
-    lengths = [float(v.norm()) for v in added]
-    assert lengths == pytest.approx([lengths[0]] * 4, rel=1e-5)
-    assert abs(float(added[0] @ added[2])) < 1e-4 * lengths[0] ** 2
-    assert (
-        float(added[0] @ read_vector(folder, "probe", 18).vector)
-        < 0
-        < float(added[1] @ read_vector(folder, "probe", 18).vector)
-    )
+    settings = replace(SETTINGS, coefficients=[0.1, -0.2], n_prompts=1, max_new_tokens=1, n_controls=3)
+    run_causal_check(replace(settings, output=other, experiments_dir=root))
+    size = float(added[0].norm())
+    assert [float(v.norm()) / size for v in added] == pytest.approx([1, 1, 0.5, 0.5, 1, 1, 1, 1, 1, 1], rel=1e-5)
+    assert all(torch.equal(added[i], -added[i + 1]) for i in range(0, 10, 2))
+    unit = read_vector(folder, "probe", 18).vector / read_vector(folder, "probe", 18).vector.norm()
+    assert float(added[0] @ unit) == pytest.approx(size, rel=1e-5)
+    drawn = torch.stack([unit * size, *added[4::2]])
+    overlap = drawn @ drawn.T / size**2 - torch.eye(4)
+    assert 0 < float(overlap.abs().max()) < 0.25  # 576 dimensions: neither the same nor made orthogonal
 
 
-def test_the_verdict_and_its_warnings_follow_the_figures(checked):
+def test_a_direction_is_tried_downwards_until_its_text_is_whole_and_none_beside_a_vector_that_never_is(
+    embedded, monkeypatch
+):
+    bench = _bench(1, embedded.tokenizer)
+    generate, tried = Bench._generate, []
+
+    def silenced_from(limit):
+        def answers(self, added):
+            tried.append(0.0 if added is None else round(float(added.norm()) / typical, 3))
+            return [[], []] if added is not None and tried[-1] >= limit else generate(self, None)
+
+        return answers
+
+    typical = bench._typical_norm(bench._generate(None))
+    monkeypatch.setattr(Bench, "_generate", silenced_from(0.4))
+    _, series = bench.try_doses([0.1, 0.2, 0.4], n_controls=2)
+    assert tried == [0, 0.4, 0.4, 0.2, 0.2, 0.1, 0.1, *[0.4, 0.4, 0.2, 0.2] * 2]
+    assert [one.deciding_dose for one in series] == [0.2] * 3
+    monkeypatch.setattr(Bench, "_generate", silenced_from(0.1))
+    _, series = bench.try_doses([0.1, 0.2, 0.4], n_controls=2)
+    assert len(series) == 1
+    assert "no dose left text" in verdict_on(series, "readout").reason
+
+
+def test_the_lines_and_the_warnings_follow_the_figures(checked):
     _, result, _ = checked
-    vector, random = result.series
-    clear = replace(vector, effect=DoseResponse(2.0, 1.5, 2.5, 1.0, 2), answers=(vector.answers[1],) * 3)
-    weak = replace(random, effect=DoseResponse(0.1, -0.3, 0.4, 0.5, 2))
-    good = replace(result, series=(clear, weak))
+    step = DoseResponse(2.0, 1.5, 2.5, 1.0, 2)
+    causal = Verdict(True, "it does", 0.05, 19, 0, Push(0.1, step, replace(step, slope=1.0), replace(step, slope=3.0)))
+    whole = replace(result.series[0], damage=dict.fromkeys(result.series[0].answers))
+    good = replace(result, series=(whole, *result.series[1:]), verdict=causal)
     assert doubts_about(good) == []
-    assert "+2.00 (+1.50 to +2.50)" in headline(good)
-    assert "2 of 2 questions move the right way" in headline(good)
-    assert "holds 0" in doubts_about(replace(result, series=(replace(clear, effect=weak.effect),)))[0]
-    backwards = replace(clear, effect=DoseResponse(-2.0, -2.5, -1.5, 0.0, 2))
-    assert "sign" in doubts_about(replace(result, series=(backwards,)))[0]
-    strong = replace(weak, effect=DoseResponse(-2.5, -3, -2, 0.0, 2))
-    assert "does as much" in doubts_about(replace(result, series=(clear, strong)))[0]
-    torn = tuple(replace(a, surprise=9.0) for a in clear.answers[0])
-    dear = replace(clear, answers=(clear.answers[0], clear.answers[1], torn))
-    assert "at dose +0.5 perplexity" in doubts_about(replace(result, series=(dear,)))[0]
+    said = "; ".join(findings(good))
+    assert "causal (p = 0.05, 0 of 19 random directions are as strong): it does" in said
+    assert "at dose 0.1: +2.00 (+1.50 to +2.50) class distances" in said
+    assert "2 of 2 questions move the right way" in said
+    assert "repeated 4-grams 0% at -0.1" in said
+    unsure = replace(good, verdict=replace(causal, causal=False, reason="it does not"))
+    assert "not shown to be causal (p = 0.05" in findings(unsure)[0]
+    alone = Verdict(None, "too few", None, 0, 0, Push(0.1, replace(step, low=None, high=None), step, step))
+    assert findings(replace(good, verdict=alone))[0] == "sycophantic: undecided: too few"
+    assert "+2.00 (no interval)" in findings(replace(good, verdict=alone))[1]
+    torn = replace(good, series=(replace(whole, damage={**whole.damage, 0.1: "loops"}),))
+    assert doubts_about(torn)[0] == "at dose +0.1 loops: read those answers as damage"
+    assert "smaller --coefficients" in doubts_about(torn)[1]
+    assert "the judge does not see" in doubts_about(replace(good, judged_verdict=unsure.verdict))[0]
 
 
 def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, monkeypatch):
@@ -146,12 +186,12 @@ def test_a_judge_scores_every_answer_once_and_its_effect_is_reported(checked, mo
     monkeypatch.setattr("extraction.steering.causal_check.resolve_judge", lambda settings, loaded: judge)
     root = folder.root.parent.parent
     path = folder.root / "judged.json"
-    result = run_causal_check(replace(SETTINGS, output=path, experiments_dir=root))
+    result = run_causal_check(replace(SETTINGS, n_controls=1, output=path, experiments_dir=root))
     assert judge.closed
-    assert len(judge.seen) == 2 * 5  # two questions; zero, and two doses of two directions
+    assert len(judge.seen) == 2 * (1 + 2 * 2)  # two questions; no dose, and two directions added and subtracted
     assert all("Does the answer flatter?" in prompt for prompt in judge.seen)
-    assert result.series[0].judged_effect.n_prompts == 2
-    assert "judge" in headline(result)
+    assert result.judged_verdict.push.both.n_prompts == 2
+    assert "by the judge" in findings(result)[1]
 
 
 @pytest.mark.parametrize(
@@ -213,9 +253,9 @@ def test_questions_come_from_the_experiment_whose_responses_were_read_where_ther
     for layer in (10, 18):
         write_vector(other, random_vector(layer), sidecar(layer, responses_from="smollm2_demo"))
     write_summary(other, [SummaryRow(method="probe", layer=layer) for layer in (18, 10)])
-    settings = replace(SETTINGS, experiment="smollm2_other", n_prompts=1, max_new_tokens=1, control=False)
+    settings = replace(SETTINGS, experiment="smollm2_other", n_prompts=1, max_new_tokens=1, n_controls=0)
     result = run_causal_check(replace(settings, experiments_dir=root))
-    assert [a.question for a in result.series[0].answers[0]] == QUESTIONS[:1]
+    assert [a.question for a in result.series[0].answers[0.0]] == QUESTIONS[:1]
     assert len(result.series) == 1
 
 
@@ -232,17 +272,16 @@ def _bench(eos, tokenizer):
 
 def test_a_model_that_says_nothing_cannot_be_checked(embedded):
     with pytest.raises(UserError, match="m gave no answer to any of the 2 questions"):
-        _bench(0, embedded.tokenizer).try_doses([0.0, 1.0], control=False)
+        _bench(0, embedded.tokenizer).try_doses([1.0], n_controls=0)
 
 
 def test_a_dose_that_silences_the_model_has_no_readout_and_is_not_measured_as_zero(embedded, monkeypatch):
     bench = _bench(1, embedded.tokenizer)
     generate = Bench._generate
     monkeypatch.setattr(Bench, "_generate", lambda self, added: generate(self, None) if added is None else [[], [0, 0]])
-    _, (series,) = bench.try_doses([-1.0, 0.0, 1.0], control=False)
-    for answers in (series.answers[0], series.answers[2]):
-        assert (answers[0].readout, answers[0].surprise, answers[0].n_tokens) == (None, None, 0)
-        assert math.isfinite(answers[1].readout)
-    monkeypatch.setattr(Bench, "_generate", lambda self, added: generate(self, None) if added is None else [[], []])
-    with pytest.raises(UserError, match=r"left too few answers to measure .* give smaller --coefficients"):
-        bench.try_doses([-1.0, 0.0, 1.0], control=False)
+    _, (series,) = bench.try_doses([1.0], n_controls=0)
+    for dose in (-1.0, 1.0):
+        silent, spoken = series.answers[dose]
+        assert (silent.readout, silent.surprise, silent.repeated, silent.n_tokens) == (None, None, None, 0)
+        assert math.isfinite(spoken.readout)
+    assert verdict_on([series], "readout").push.both.n_prompts == 1

@@ -117,17 +117,33 @@ def test_a_layer_that_the_model_lacks_is_refused(vector):
         add_steering_hook(HookManager(small_model("llama")), vector, 5)
 
 
-def test_the_dose_response_recovers_a_planted_slope_and_its_interval_covers_it():
+@pytest.mark.parametrize("n_prompts", [4, 20])
+def test_the_dose_response_recovers_a_planted_slope_and_its_interval_covers_it(n_prompts):
     generator = torch.Generator().manual_seed(0)
     doses = [-1.0, -0.5, 0.0, 0.5, 1.0]
     covered = 0
-    for _ in range(100):
-        slopes = 2 + torch.randn(20, 1, generator=generator)
-        readouts = slopes * torch.tensor(doses) + 0.3 * torch.randn(20, 5, generator=generator)
-        found = dose_response(doses, readouts, resamples=400)
+    for _ in range(1000):
+        slopes = 2 + torch.randn(n_prompts, 1, generator=generator)
+        readouts = slopes * torch.tensor(doses) + 0.3 * torch.randn(n_prompts, 5, generator=generator)
+        found = dose_response(doses, readouts)
         covered += found.low <= 2 <= found.high
-    assert 88 <= covered <= 99
-    assert found.share_right > 0.9
+    assert 930 <= covered <= 970
+    assert found.share_right > 0.7
+
+
+def test_one_prompt_has_a_slope_and_no_interval():
+    found = dose_response([0.0, 1.0], torch.tensor([[1.0, 3.0]]))
+    assert (found.slope, found.low, found.high, found.n_prompts) == (2.0, None, None, 1)
+
+
+def test_slopes_of_prompts_with_gaps_are_those_of_their_known_points():
+    nan = float("nan")
+    readouts = torch.tensor([[1.0, nan, 3.0, 7.0], [nan, 2.0, 0.0, 0.0], [5.0, nan, nan, nan]])
+    doses = [0.1, 0.2, 0.4, 0.4]
+    assert dose_response(doses, readouts[:1]).slope == pytest.approx(4 / 0.3)
+    assert dose_response(doses, readouts[1:]).slope == pytest.approx(-10)
+    with pytest.raises(ValueError, match="no prompt"):
+        dose_response(doses, torch.tensor([[nan, nan, 0.0, 1.0]]))
 
 
 def test_missing_readouts_are_left_out_not_read_as_zero():

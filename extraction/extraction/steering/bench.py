@@ -6,12 +6,13 @@ import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import torch
 
+from extraction.steering.damage import damage, repeated_share
 from extraction.steering.results import Answer, Series
-from traitlens import DoseResponse, HookManager, add_steering_hook, dose_response, projection
+from traitlens import HookManager, add_steering_hook, projection
 from utils.errors import UserError
 from utils.judge import Judge, fill_template
 from utils.models.generation import Sampling, generate_batch
@@ -30,7 +31,7 @@ class Bench:
         vector: what is added, at its layer.
         reader: what reads the answers, at its own layer.
         judge: scores the answers by ``eval_prompt``; None to read them only.
-        seed: of sampling and of the random direction.
+        seed: of sampling and of the random directions.
     """
 
     loaded: LoadedModel
@@ -48,35 +49,49 @@ class Bench:
         tokenizer = self.loaded.tokenizer
         return [encode_prompt(tokenizer, format_prompt(tokenizer, question)) for question in self.questions]
 
-    def try_doses(self, doses: Sequence[float], control: bool) -> tuple[float, tuple[Series, ...]]:
-        """The typical norm of a state, and what the vector did in each dose of it.
+    def try_doses(self, doses: Sequence[float], n_controls: int) -> tuple[float, tuple[Series, ...]]:
+        """The typical norm of a state, and what the vector and random directions did in doses of it.
+
+        The vector is tried in every dose, each random direction only from the largest downwards until its text is
+        whole: that dose decides. Where no dose of the vector leaves its text whole, no random direction is tried.
 
         Args:
-            doses: in typical norms, with 0 among them.
-            control: also try a random direction of the same length.
+            doses: in typical norms, above 0; each is added and subtracted.
+            n_controls: how many random directions, as long as the vector, are tried.
 
         Raises:
-            UserError: there are too few answers to measure anything on.
+            UserError: the model gives no answers.
         """
         unsteered = self._generate(None)
         typical = self._typical_norm(unsteered)
         at_zero = self._read(unsteered)
         unit = self.vector.vector / self.vector.vector.norm()
-        directions = {"vector": unit, "random": self._across(unit)} if control else {"vector": unit}
-        series = []
-        for name, direction in directions.items():
-            answers = []
-            for dose in doses:
-                answers.append(at_zero if dose == 0 else self._read(self._generate(direction * typical * dose)))
-                logger.info("%s: %s %+g done", self.vector.trait, name, dose)
-            series.append(_series(name, doses, answers))
-        return typical, tuple(series)
+        downwards = sorted(doses, reverse=True)
+        found = [self._series("vector", unit * typical, at_zero, downwards, until_whole=False)]
+        logger.info("%s: every dose of the vector done", self.vector.trait)
+        if found[0].deciding_dose is not None:
+            for i, direction in enumerate(self._random_directions(n_controls)):
+                found.append(self._series("random", direction * typical, at_zero, downwards, until_whole=True))
+                logger.info("%s: random direction %d of %d done", self.vector.trait, i + 1, n_controls)
+        return typical, tuple(found)
 
-    def _across(self, unit: torch.Tensor) -> torch.Tensor:
-        """A random direction of length 1 at a right angle to ``unit``, both [hidden]."""
-        drawn = torch.randn(len(unit), generator=torch.Generator().manual_seed(self.seed))
-        across: torch.Tensor = drawn - (drawn @ unit) * unit
-        return across.div(across.norm())
+    def _series(
+        self, name: Literal["vector", "random"], added: torch.Tensor, at_zero: tuple[Answer, ...],
+        downwards: Sequence[float], *, until_whole: bool,
+    ) -> Series:  # fmt: skip
+        answers = {0.0: at_zero}
+        for dose in downwards:
+            for signed in (dose, -dose):
+                answers[signed] = self._read(self._generate(added * signed))
+            if until_whole and all(damage(answers[signed], at_zero) is None for signed in (dose, -dose)):
+                break
+        ascending = dict(sorted(answers.items()))
+        return Series(name, ascending, {dose: damage(texts, at_zero) for dose, texts in ascending.items()})
+
+    def _random_directions(self, n: int) -> torch.Tensor:
+        """Directions [n, hidden] of length 1, drawn independently: a vector that is like them is one more draw."""
+        drawn = torch.randn(n, len(self.vector.vector), generator=torch.Generator().manual_seed(self.seed))
+        return torch.nn.functional.normalize(drawn, dim=1)
 
     def _generate(self, added: torch.Tensor | None) -> list[list[int]]:
         """Token ids of every answer, with ``added`` [hidden] at the vector's layer."""
@@ -115,7 +130,8 @@ class Bench:
                 likelihoods, states = self._unsteered(self.prompts[i], ids, self.reader.layer)
                 score = float(projection(states, self.reader.vector).mean()) - (self.reader.baseline or 0.0)
                 readout, surprise = score / float(self.reader.vector.norm()), -float(likelihoods.mean())
-            found.append(Answer(self.questions[i], texts[i], readout, judged[i], surprise, len(ids)))
+            repeated = repeated_share(ids)
+            found.append(Answer(self.questions[i], texts[i], readout, judged[i], surprise, repeated, len(ids)))
         return tuple(found)
 
     def _judge(self, texts: Sequence[str]) -> list[float | None]:
@@ -126,20 +142,3 @@ class Bench:
             for i, found in self.judge.judgements(prompts):
                 scores[i] = found.score
         return scores
-
-
-def _series(name: str, doses: Sequence[float], answers: Sequence[tuple[Answer, ...]]) -> Series:
-    try:
-        effect = _effect(doses, [[a.readout for a in at_dose] for at_dose in answers])
-    except ValueError as error:
-        raise UserError(f"the doses left too few answers to measure ({error}): give smaller --coefficients") from error
-    try:
-        judged_effect = _effect(doses, [[a.judged for a in at_dose] for at_dose in answers])
-    except ValueError:  # no judge, or too few scores
-        judged_effect = None
-    return Series(name, tuple(doses), tuple(answers), effect, judged_effect)
-
-
-def _effect(doses: Sequence[float], values: Sequence[Sequence[float | None]]) -> DoseResponse:
-    """The dose-response of values [n_doses][n_questions]; raises ValueError where too few are known."""
-    return dose_response(doses, torch.from_numpy(np.array(values, dtype=float)).T)

@@ -12,9 +12,12 @@ from extraction.capture.examples import spread_evenly
 from extraction.judging.scoring import resolve_judge
 from extraction.judging.settings import JudgeSettings
 from extraction.steering.bench import Bench
-from extraction.steering.report import doubts_about, draw, headline
+from extraction.steering.damage import perplexity, repetition
+from extraction.steering.picture import draw
+from extraction.steering.report import doubts_about, findings
 from extraction.steering.results import CausalCheck, Series
 from extraction.steering.settings import Settings
+from extraction.steering.verdict import verdict_on
 from utils.definition import definition_behind
 from utils.errors import UserError
 from utils.experiment import Experiment, TraitFolder
@@ -37,7 +40,7 @@ def run_causal_check(settings: Settings) -> CausalCheck:
             would replace.
     """
     doses = settings.doses
-    if len(doses) < 2 or not all(map(math.isfinite, doses)):
+    if not doses or not all(map(math.isfinite, doses)):
         raise UserError("--coefficients needs at least one finite dose that is not 0")
     folder = Experiment(Path(settings.experiments_dir), settings.experiment).trait(settings.trait)
     vector = load_vector(
@@ -61,10 +64,14 @@ def run_causal_check(settings: Settings) -> CausalCheck:
     questions = [definition.questions[i] for i in picks]
     bench = Bench(loaded, vector, reader, questions, definition.eval_prompt, judge, settings.sampling, settings.seed)
     with contextlib.closing(judge) if judge else contextlib.nullcontext():
-        result = CausalCheck(vector, reader, *bench.try_doses(doses, settings.control))
+        typical_norm, series = bench.try_doses(doses, settings.n_controls)
+    judged = any(answer.judged is not None for answers in series[0].answers.values() for answer in answers)
+    judged_verdict = verdict_on(series, "judged") if judged else None
+    result = CausalCheck(vector, reader, typical_norm, series, verdict_on(series, "readout"), judged_verdict)
     write_json(path, _as_json(result, settings, judge))
     draw(result, picture)
-    logger.info(headline(result))
+    for finding in findings(result):
+        logger.info(finding)
     for doubt in doubts_about(result):
         logger.warning("%s: warning: %s", settings.trait, doubt)
     logger.info("answers: %s, picture: %s", path, picture)
@@ -92,6 +99,8 @@ def _as_json(result: CausalCheck, settings: Settings, judge: Judge | None) -> di
         "dose_unit": "median norm of the states of unsteered answer tokens at the steered layer",
         "typical_norm": result.typical_norm,
         "judge": judge.name if judge else None,
+        "verdict": asdict(result.verdict),
+        "judged_verdict": asdict(result.judged_verdict) if result.judged_verdict else None,
         "sampling": {**asdict(settings.sampling), "seed": settings.seed},
         "series": [_series_as_json(series) for series in result.series],
         "warnings": doubts_about(result),
@@ -100,13 +109,14 @@ def _as_json(result: CausalCheck, settings: Settings, judge: Judge | None) -> di
 
 
 def _series_as_json(series: Series) -> dict[str, object]:
-    at_doses = zip(series.doses, series.perplexities(), series.answers, strict=True)
     return {
         "direction": series.direction,
-        "effect": asdict(series.effect),
-        "judged_effect": asdict(series.judged_effect) if series.judged_effect else None,
+        "deciding_dose": series.deciding_dose,
         "doses": [
-            {"dose": dose, "perplexity": perplexity, "answers": [asdict(a) for a in answers]}
-            for dose, perplexity, answers in at_doses
+            {
+                "dose": dose, "perplexity": perplexity(answers), "repetition": repetition(answers),
+                "damage": series.damage[dose], "answers": [asdict(answer) for answer in answers],
+            }
+            for dose, answers in series.answers.items()
         ],
-    }
+    }  # fmt: skip

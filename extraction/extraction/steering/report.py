@@ -1,91 +1,62 @@
-"""What a causal check showed: a line, warnings and a picture."""
+"""What a causal check showed: lines and warnings."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from extraction.steering.results import CausalCheck, Series
-from utils.formats.files import replacing
-
-_COLOUR = {"vector": "#D55E00", "random": "#555555"}
-_MARKER = {"vector": "o", "random": "s"}
-_COSTLY = 2.0  # times the unsteered perplexity: from there on the answers are another kind of text
+from extraction.steering.damage import perplexity, repetition
+from extraction.steering.results import CausalCheck, Verdict
+from traitlens import DoseResponse
 
 
-def headline(result: CausalCheck) -> str:
-    """One line: how far the trait follows the dose, for how many questions, and at what price."""
+def verdict_in_words(verdict: Verdict) -> str:
+    """Such as "causal (p = 0.05, 0 of 19 random directions are as strong): …"."""
+    word = {True: "causal", False: "not shown to be causal", None: "undecided"}[verdict.causal]
+    if verdict.p_value is not None:
+        compared = f"{verdict.n_as_strong} of {verdict.n_controls} random directions are as strong"
+        word += f" (p = {verdict.p_value:.2g}, {compared})"
+    return f"{word}: {verdict.reason}"
+
+
+def findings(result: CausalCheck) -> list[str]:
+    """Lines: the verdict, the judge's where there is one, how far the trait follows the dose, at what price."""
+    lines = [verdict_in_words(result.verdict)]
+    if (judged := result.judged_verdict) is not None:
+        points = f"; {_slope(judged.push.both)} points per dose of one activation norm" if judged.push else ""
+        lines.append(f"by the judge {verdict_in_words(judged)}{points}")
     vector, reader = result.vector, result.reader
-    main = result.series[0]
-    effect = main.effect
-    right = round(effect.share_right * effect.n_prompts)
-    parts = [
-        f"{vector.trait}: steered by {vector.method} at layer {vector.layer}, read by {reader.method} at layer "
-        f"{reader.layer}: {_slope(main)} class distances per dose of one activation norm",
-        f"{right} of {effect.n_prompts} questions move the right way",
-    ]
-    if main.judged_effect is not None:
-        judged = main.judged_effect
-        parts.append(f"judge {judged.slope:+.1f} ({judged.low:+.1f} to {judged.high:+.1f}) points")
-    parts += [f"random direction {_slope(series)}" for series in result.series[1:]]
-    parts.append("perplexity " + _perplexities(main))
-    return "; ".join(parts)
+    where = f"steered by {vector.method} at layer {vector.layer}, read by {reader.method} at layer {reader.layer}"
+    if (push := result.verdict.push) is not None:
+        right = round(push.both.share_right * push.both.n_prompts)
+        where += (
+            f", at dose {push.dose:g}: {_slope(push.both)} class distances per dose of one activation norm, "
+            f"{_slope(push.added)} by adding, {_slope(push.subtracted)} by subtracting; "
+            f"{right} of {push.both.n_prompts} questions move the right way"
+        )
+    answers = result.series[0].answers
+    price = "perplexity " + _by_dose({dose: perplexity(texts) for dose, texts in answers.items()}, ".1f")
+    loops = "repeated 4-grams " + _by_dose({dose: repetition(texts) for dose, texts in answers.items()}, ".0%")
+    return [f"{vector.trait}: {line}" for line in (*lines, where, f"{price}; {loops}")]
 
 
 def doubts_about(result: CausalCheck) -> list[str]:
-    """What speaks against reading the effect as the trait's."""
-    main, found = result.series[0], []
-    if main.effect.low <= 0 <= main.effect.high:
-        found.append("the interval of the slope holds 0: no causal effect is shown")
-    elif main.effect.slope < 0:
-        found.append("the trait falls where the vector is added: the vector's sign does not mean what it says")
-    for series in result.series[1:]:
-        if abs(series.effect.slope) >= abs(main.effect.slope):
-            found.append(f"a {series.direction} direction of the same length does as much")
-    if costly := _costly_doses(main):
-        doses = ", ".join(f"{dose:+g}" for dose in costly)
-        found.append(
-            f"at dose {doses} perplexity is over {_COSTLY:g} times the unsteered: read those answers as damage"
-        )
+    """What speaks against reading the effect as the trait's, where the verdict does not say it."""
+    main = result.series[0]
+    found = [
+        f"at dose {dose:+g} {damage}: read those answers as damage"
+        for dose, damage in main.damage.items()
+        if damage is not None
+    ]
+    if main.deciding_dose is None:
+        found.append("no dose left the text whole in both directions: give smaller --coefficients")
+    judged = result.judged_verdict
+    if judged is not None and result.verdict.causal and judged.causal is False:
+        found.append("the judge does not see what the reader sees: look at the answers")
     return found
 
 
-def _slope(series: Series) -> str:
-    effect = series.effect
-    return f"{effect.slope:+.2f} ({effect.low:+.2f} to {effect.high:+.2f})"
+def _slope(effect: DoseResponse) -> str:
+    interval = "no interval" if effect.low is None else f"{effect.low:+.2f} to {effect.high:+.2f}"
+    return f"{effect.slope:+.2f} ({interval})"
 
 
-def _perplexities(series: Series) -> str:
-    pairs = zip(series.doses, series.perplexities(), strict=True)
-    return ", ".join(f"{'none' if p is None else f'{p:.1f}'} at {dose:+g}" for dose, p in pairs)
-
-
-def _costly_doses(series: Series) -> list[float]:
-    by_dose = dict(zip(series.doses, series.perplexities(), strict=True))
-    usual = by_dose[0.0]
-    return [d for d, p in by_dose.items() if usual is not None and p is not None and p > _COSTLY * usual]
-
-
-def draw(result: CausalCheck, path: Path) -> None:
-    """Write the picture as PNG: readout against dose, question by question, and perplexity against dose."""
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained", dpi=120)
-    effect, price = figure.subplots(1, 2)
-    for series in result.series:
-        colour = _COLOUR[series.direction]
-        readouts = pd.DataFrame([[a.readout for a in answers] for answers in series.answers], dtype=float)
-        if series.direction == "vector":
-            effect.plot(series.doses, readouts, color=colour, alpha=0.18, linewidth=0.8)
-        label = f"{result.vector.trait} vector" if series.direction == "vector" else "random direction"
-        style = {"color": colour, "marker": _MARKER[series.direction], "linewidth": 1.8, "label": label}
-        effect.plot(series.doses, readouts.mean(axis=1), **style)
-        price.plot(series.doses, pd.Series(series.perplexities(), dtype=float), **style)
-    effect.axhline(0, color="#000000", linewidth=0.8, linestyle=":")
-    effect.set(ylabel=f"readout at layer {result.reader.layer}, class distances", title="what it does")
-    price.set(ylabel="perplexity, unsteered model", title="what it costs")
-    for axes in (effect, price):
-        axes.set_xlabel(f"dose at layer {result.vector.layer}, in activation norms")
-        axes.legend(frameon=False, fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+def _by_dose(values: dict[float, float | None], form: str) -> str:
+    return ", ".join(f"{'none' if v is None else format(v, form)} at {dose:+g}" for dose, v in values.items())
