@@ -23,7 +23,7 @@ class Settings(TraitsSettings):
         threshold: use positive responses that score at least this and negative ones at most its mirror (100 minus it);
             by default stage 1's.
         folds: how many groups of questions to hold out in turn.
-        seed: for the folds, the intervals, shuffling, and ICA.
+        seed: for the folds, shuffling, and ICA.
         experiments_dir: folder of the experiments.
     """
 
