@@ -12,7 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-TOOLKIT = {"torch", "numpy", "scikit-learn"}
+TOOLKIT = {"torch", "numpy", "scikit-learn", "scipy"}
 
 _ALONE = """
 import importlib.abc, sys

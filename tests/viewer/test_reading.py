@@ -108,7 +108,9 @@ def test_commitment_peak_onset_and_thresholds_are_marked(viewer: Open) -> None:
 
 
 @pytest.mark.parametrize("p_value", [None, 0.06, 0.9])
-def test_a_commitment_point_that_noise_could_have_is_not_shown(viewer: Open, tmp_path: Path, p_value: float | None) -> None:
+def test_a_commitment_point_that_noise_could_have_is_not_shown(
+    viewer: Open, tmp_path: Path, p_value: float | None
+) -> None:
     shown = []
     for chance in (0.05, p_value):
         result = samples.result("Why?", "Because of the rain that fell all day on the hills around us.")

@@ -41,7 +41,7 @@ def metadata_of(
         contrast: the examples that it was fitted to.
         result: of the whole trait.
         hyper_parameters: of the method.
-        seed: for folds, resampling, shuffling and ICA's start.
+        seed: for folds, shuffling and ICA's start.
     """
     folder, info = contrast.file.folder, contrast.file.info
     return VectorMetadata(

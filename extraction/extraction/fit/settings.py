@@ -26,7 +26,7 @@ class Settings(TraitsSettings):
         folds: how many groups of questions to hold out in turn.
         negatives: "neg+neutral" fits against the trait's opposite and ordinary text, half each; "neg" against the
             opposite alone.
-        seed: for the folds, the intervals, shuffling, and ICA.
+        seed: for the folds, shuffling, and ICA.
         experiments_dir: folder of the experiments.
     """
 
