@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from traitlens.compute import fault_of_vector
 from traitlens.hooks import HookInputs, HookManager
-from traitlens.validation.student_t import t_quantile
 
 
 def add_steering_hook(hooks: HookManager, vector: Tensor, layer: int, coefficient: float = 1.0) -> None:
@@ -101,7 +101,7 @@ def dose_response(doses: Sequence[float], readouts: Tensor) -> DoseResponse:
         raise ValueError("no prompt has readouts at two different doses")
     slope, low, high = float(slopes.mean()), None, None
     if n > 1:
-        reach = t_quantile(0.975, n - 1) * float(slopes.std()) / math.sqrt(n)
+        reach = float(stdtrit(n - 1, 0.975)) * float(slopes.std()) / math.sqrt(n)
         low, high = slope - reach, slope + reach
     return DoseResponse(slope, low, high, float((slopes > 0).double().mean()), n)
 

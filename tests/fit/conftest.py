@@ -67,7 +67,7 @@ def write_trait(
         rows={side: list(range(len(r))) for side, r in responses.items()},
         texts_sha256={side: responses_fingerprint(r) for side, r in responses.items()},
         n_response_tokens={side: [10 + i % 3 for i in range(len(r))] for side, r in responses.items()},
-        n_neutral_tokens=neutral_tokens, versions={},
+        n_neutral_tokens=neutral_tokens, n_windows=0, versions={},
     )  # fmt: skip
     write_activations_info(folder.activations_dir, info)
     _forget_fingerprints(folder.activations_dir / "metadata.json")
