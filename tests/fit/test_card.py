@@ -71,6 +71,14 @@ def test_the_page_shows_figures_charts_responses_and_settings(lab):
     assert len(described) == 2
 
 
+def test_the_page_says_what_its_figures_rest_on(lab):
+    text = " ".join(card(lab).text.split())
+    assert re.search(r"which rests on \d+ questions or instruction pairs\.", text)
+    assert "unknown" in text  # recall at 1 % of too few negatives
+    assert "in-sample" in text
+    assert "Brier skill" in text
+
+
 def test_warnings_stand_at_the_top(lab):
     page = card(lab, strength=0.0)
     assert re.search(r"no better than chance", page.text)

@@ -32,7 +32,7 @@ class Folds:
     Attributes:
         question_group: int64 [n].
         instruction_group: int64 [n], all 0 where instructions are not held out.
-        question: int64 [n], the question itself; the unit that a bootstrap resamples.
+        question: int64 [n], the question itself; the unit that intervals rest on.
         instruction: int64 [n], the instruction pair itself.
     """
 
