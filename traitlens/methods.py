@@ -121,7 +121,7 @@ class ProbeMethod(ExtractionMethod):
         strength = self.C * float((~span.neutral).sum()) / 2  # as many examples as there are of the two classes
         weights, intercept, converged = _logistic_regression(span.coordinates, span.labels, strength * span.weights)
         right = (span.coordinates @ weights + intercept > 0) == span.labels
-        return weights, {"train_acc": float(right.double().mean()), "converged": converged}
+        return weights, {"train_acc": float(span.weights @ right.double() / 2), "converged": converged}
 
 
 def _logistic_regression(features: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, float, bool]:

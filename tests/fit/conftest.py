@@ -74,6 +74,30 @@ def write_trait(
     return folder
 
 
+def write_everyday(lab, n=40, model="tiny", n_windows=0):
+    """Write everyday text, whose states have nothing of any trait; returns its folder."""
+    folder = lab.everyday
+    responses = [Response(f"Everyday {i}?", "", f"Everyday {i}?", f"Something about {i}") for i in range(n)]
+    write_responses(folder, "neutral", responses)
+    folder.activations_dir.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(99)
+    for part, rows in (("neutral", n), ("within", n_windows)):
+        states = torch.randn(rows, N_LAYERS, HIDDEN, generator=generator)
+        save_file({TENSOR: states.half()}, activations_path(folder, part))
+    sides = {"pos": [], "neg": [], "neutral": responses}
+    info = ActivationsInfo(
+        model=model, revision=None, model_dtype="float32", n_layers=N_LAYERS, hidden_size=HIDDEN,
+        layers=list(range(N_LAYERS)), hook_points={}, layer_convention="L", context="question", pooling="mean",
+        template_hash="0", dtype="float16", batch_size=8, batch_tokens=100, responses_from=lab.name,
+        rows={side: list(range(len(r))) for side, r in sides.items()},
+        texts_sha256={side: responses_fingerprint(r) for side, r in sides.items()},
+        n_response_tokens={side: [5 + i % 20 for i in range(len(r))] for side, r in sides.items()},
+        n_neutral_tokens=0, n_windows=n_windows, versions={},
+    )  # fmt: skip
+    write_activations_info(folder.activations_dir, info)
+    return folder
+
+
 def _forget_fingerprints(side_car):
     """So that tests can put other tensors into the trait's files."""
     described = json.loads(side_car.read_text())

@@ -100,11 +100,19 @@ def test_a_vector_file_loads_safely_and_its_norm_is_as_documented(lab):
 def test_the_mean_difference_on_disk_is_the_difference_of_the_class_means(lab):
     folder = write_trait(lab, "alpha")
     run(lab, "alpha", methods=["mean_diff"], layers=[2])
-    pos, neg = (load_file(activations_path(folder, side))[TENSOR][:, 2].double() for side in ("pos", "neg"))
+    states = [load_file(activations_path(folder, side))[TENSOR][:, 2].double() for side in ("pos", "neg", "neutral")]
+    pos, neg, neutral = (rows.mean(dim=0) for rows in states)
     vector = read_vector(folder, "mean_diff", 2)
-    assert torch.allclose(vector.vector, (pos.mean(dim=0) - neg.mean(dim=0)).float())
-    midpoint = (pos.mean(dim=0) + neg.mean(dim=0)) / 2
+    assert torch.allclose(vector.vector, (pos - (neg + neutral) / 2).float())
+    midpoint = (pos + neg) / 2
     assert vector.baseline == pytest.approx(projection(midpoint[None], vector.vector).item(), abs=1e-4)
+
+
+def test_vectors_can_be_fitted_against_the_opposite_alone(lab):
+    folder = write_trait(lab, "alpha")
+    run(lab, "alpha", methods=["mean_diff"], layers=[2], negatives="neg")
+    pos, neg = (load_file(activations_path(folder, side))[TENSOR][:, 2].double().mean(dim=0) for side in ("pos", "neg"))
+    assert torch.allclose(read_vector(folder, "mean_diff", 2).vector, (pos - neg).float())
 
 
 def test_the_layer_with_the_trait_is_chosen_and_measured_on_what_it_had_not_seen(full):
@@ -245,7 +253,7 @@ def test_an_empty_class_is_an_error_with_counts_and_remedies_and_nothing_is_writ
 
 def test_a_failed_method_names_itself_stops_its_trait_and_no_other(lab, caplog):
     broken, sound = write_trait(lab, "alpha"), write_trait(lab, "beta")
-    states = {side: torch.zeros(20, N_LAYERS, HIDDEN) for side in ("pos", "neg")}
+    states = {side: torch.zeros(20, N_LAYERS, HIDDEN) for side in ("pos", "neg", "neutral")}
     for side, values in states.items():
         values[:, :, 0] = torch.tensor([1.0, -1.0]).repeat(10)[:, None]  # equal means
         save_file({TENSOR: values.half()}, activations_path(broken, side))

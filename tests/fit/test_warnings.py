@@ -10,7 +10,7 @@ from extraction.fit.settings import Settings
 from extraction.fit.stage import run
 from safetensors.torch import load_file, save_file
 
-from tests.fit.conftest import write_trait
+from tests.fit.conftest import write_everyday, write_trait
 from utils.formats.activation_files import TENSOR, activations_path, read_activations_info, write_activations_info
 from utils.formats.response_files import read_responses
 
@@ -25,6 +25,7 @@ def control(result, name):
 
 def test_a_sound_vector_gets_a_verdict_and_no_warning(lab, caplog):
     caplog.set_level(logging.INFO)
+    write_everyday(lab)
     write_trait(lab, "alpha", strength=6.0)
     result = sweep_of(lab)
     assert doubts_about(result) == []
@@ -85,6 +86,7 @@ def test_shuffled_labels_and_random_directions_are_beside_the_vector(lab):
 
 
 def test_shuffled_labels_off_one_half_and_a_solver_that_did_not_finish_are_said(lab):
+    write_everyday(lab)
     write_trait(lab, "alpha", strength=6.0)
     result = sweep_of(lab)
     unfinished = dataclasses.replace(result.best, extras={**result.best.extras, "converged": False})

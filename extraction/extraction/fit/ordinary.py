@@ -118,10 +118,6 @@ def read_ordinary(file: Activations, threshold: float | None, *, fit_against: bo
 def _everyday(file: Activations) -> list[Activations]:
     folder = file.folder.experiment.everyday
     if not (folder.root / ACTIVATIONS).exists():
-        logger.warning(
-            "%s: no everyday text was captured, so verdicts are held against fewer kinds of text. %s",
-            file.folder.trait, file.folder.command(2),
-        )  # fmt: skip
         return []
     everyday = read_activations(folder)
     if differs := _difference(file, everyday):
