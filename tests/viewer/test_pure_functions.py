@@ -200,6 +200,8 @@ def test_statistics_count_unknown_values_and_name_the_first_extremes(pure: Any) 
     ("p", "text"),
     [
         (0.0033, "= .003"),
+        (0.0781, "= .078"),
+        (0.578, "= .58"),
         (0.6, "= .6"),
         (1, "= 1"),
         (0.30000000000000004, "= .3"),
