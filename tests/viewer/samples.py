@@ -69,7 +69,17 @@ def dynamics_of(centred: list[float], threshold: float) -> dict[str, Any]:
         "peak_velocity": max((abs(v) for v in velocity), default=None),
         "avg_velocity": sum(map(abs, velocity)) / len(velocity) if velocity else None, "persistence": after,
         "velocity_profile": velocity, "acceleration_profile": acceleration, "peak": peak, "onset": onset,
-        "expressed": centred[peak] > threshold, "smoothing": 1,
+        "smoothing": 1,
+    }  # fmt: skip
+
+
+def verdict_of(centred: list[float]) -> dict[str, Any]:
+    """A verdict whose parts agree with each other: the p value is that of a normal score."""
+    score = 4 * sum(centred) / len(centred)
+    p_value = round(0.5 * math.erfc(score / math.sqrt(2)), 4)
+    return {
+        "response_score": round(score, 3), "p_value": p_value, "p_neutral": round(p_value / 2, 4),
+        "expressed": p_value <= 0.05, "expressed_1": p_value <= 0.01,
     }  # fmt: skip
 
 
@@ -102,6 +112,7 @@ def result(
     return out | {
         "model": model, "layer": dict.fromkeys(TRAITS, layer), "method": dict.fromkeys(TRAITS, "probe"), "baselines": baselines,
         "thresholds": {t: {"fpr_5": baselines[t] + limit[t], "fpr_1": baselines[t] + 1.5 * limit[t]} for t in TRAITS},
+        "verdicts": {t: verdict_of(centred[t]) for t in TRAITS},
         "dynamics": {t: dynamics_of(centred[t], limit[t]) for t in TRAITS},
         "layer_scores": {"refusal": {
             "layers": list(range(0, 31, 2)), "baselines": [0.5 * k for k in range(16)],
@@ -156,6 +167,10 @@ def awkward() -> dict[str, Any]:
         "prompt": "<b>Bold?</b> & <script>document.title='owned'</script>", "response": "".join(tokens), "tokens": tokens,
         "trait_scores": {"refusal": [None if i == 3 else v for i, v in enumerate(scores)], "__proto__": scores, "<i>trait</i>": [0.0] * len(tokens)},
         "baselines": {"refusal": 0.0}, "model": "<u>model</u>",
+        "verdicts": {
+            "__proto__": {"response_score": 3.0, "p_value": 0.004, "expressed": True}, "<i>trait</i>": {"response_score": 2.8, "p_value": 0.01, "expressed": True},
+            "refusal": {"response_score": HOSTILE}, HOSTILE: {"response_score": 1, "p_value": 2},
+        },
         "segments": [
             {"where": "response", "start": 0, "end": 6, "role": "assistant", "turn": 0, "part": "thinking"},
             {"where": "response", "start": 6, "end": len(tokens), "role": "assistant", "turn": 0, "part": "answer"},

@@ -165,6 +165,8 @@ def test_names_contrast_sizes_and_scrolling_obey_the_rules_in_every_view(viewer:
     for view in VIEWS:
         page.click(f"#tab-{view}")
         assert page.evaluate(RULES) == [], view
+    page.evaluate("change({ metric: 'verdict' })")
+    assert page.evaluate(RULES) == []
     page.keyboard.press("?")
     assert page.evaluate(RULES) == []
 

@@ -49,6 +49,9 @@ def test_two_results_stand_side_by_side_with_their_differences(viewer: Open) -> 
     differing = strips.nth(1).locator(".t.diff").all_text_contents()
     assert "I'm" in differing
     assert " cannot" not in differing
+    said = page.evaluate("[0, 8].map((i) => Pure.verdictText(State.records[i].verdicts.get('refusal')))")
+    assert said[0] != said[1]
+    assert "refusal; the verdict on A: {}, on B: {}.".format(*said) in page.locator("#compare-summary").text_content()
     assert "aligned tokens are equal" in page.locator("#compare-summary").text_content()
     assert "different models" in page.locator("#compare-summary").text_content()
     page.evaluate("change({ token: State.records[0].tokens.indexOf(' cannot') })")
@@ -106,6 +109,28 @@ def test_the_overview_sorts_by_its_headings_and_opens_a_result(viewer: Open) -> 
     assert page.locator('#overview th[aria-sort="descending"]').count() == 1
     page.locator("#overview tbody .jump").nth(2).click()
     assert page.evaluate("State.view") == "response"
+
+
+def test_the_overview_shows_every_verdict_and_sorts_by_the_responses_score(viewer: Open) -> None:
+    page = viewer("many", "bare")
+    page.click("#tab-overview")
+    page.get_by_role("button", name="Verdict", exact=True).click()
+    verdicts = [r["verdicts"] for r in samples.results()]
+    cells = page.locator("#overview tbody tr").first.locator("td").all_text_contents()[1:]
+    assert [c.split(" ")[0] for c in cells] == ["yes" if verdicts[0][t]["expressed"] else "no" for t in samples.TRAITS]
+    assert {c.split(" ")[0] for c in page.locator("#overview tbody td").all_text_contents()} >= {"yes", "no", "not"}
+    page.locator("#overview").get_by_role("button", name="evil").click()
+    highest = max(range(8), key=lambda i: verdicts[i]["evil"]["response_score"])
+    prompts = page.locator("#overview tbody .jump").all_text_contents()
+    assert [prompts[0], prompts[-1]] == [list(samples.ANSWERS)[highest], "Bare?"]
+    assert (
+        page.locator(".item-meta")
+        .first.text_content()
+        .endswith(f"(p {page.evaluate('(p) => Pure.formatP(p)', verdicts[highest]['evil']['p_value'])})")
+    )
+    assert "false alarm in 5 %" in page.locator("#overview-note").text_content()
+    page.get_by_role("button", name="Mean", exact=True).click()
+    assert page.locator("#overview-note").text_content() == ""
 
 
 def test_a_trait_that_a_result_lacks_is_said_to_be_missing(viewer: Open) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from traitlens.validation.verdicts import holm
+
 from . import samples
 
 GOOD = {"prompt": "p", "response": "ab", "tokens": ["a", "b"], "trait_scores": {"x": [1, -2.5]}}
@@ -77,8 +79,68 @@ def test_a_wrong_optional_part_is_left_out_with_a_note(pure: Any, extra: dict[st
     assert read(pure, GOOD | extra) == {"n": 1, "problems": [], "notes": [f"f.json: {note}"]}
 
 
+@pytest.mark.parametrize(
+    ("verdict", "fault"),
+    [
+        ("yes", " is text, not an object"),
+        ([1], " is a list, not an object"),
+        ({}, ".response_score is missing"),
+        ({"response_score": None}, ".response_score is missing"),
+        ({"response_score": "3"}, ".response_score is text, not a score"),
+        ({"response_score": float("inf")}, ".response_score is Infinity, not a score"),
+        ({"response_score": float("nan")}, ".response_score is NaN, not a score"),
+        ({"p_value": -0.1}, ".p_value is -0.1, not a probability"),
+        ({"p_value": 1.1}, ".p_value is 1.1, not a probability"),
+        ({"p_value": float("nan")}, ".p_value is NaN, not a probability"),
+        ({"p_value": True}, ".p_value is true, not a probability"),
+        ({"p_neutral": "<b>0</b>"}, ".p_neutral is text, not a probability"),
+        ({"expressed": 1}, ".expressed is 1, not true, false or null"),
+        ({"expressed_1": "no"}, ".expressed_1 is text, not true, false or null"),
+        ({"expressed": True, "p_value": 0.6}, ".expressed is true where p_value is 0.6"),
+        ({"expressed": False, "p_value": 0.01}, ".expressed is false where p_value is 0.01"),
+        ({"expressed_1": True, "p_value": 0.03}, ".expressed_1 is true where p_value is 0.03"),
+    ],
+)
+def test_a_wrong_verdict_is_left_out_with_a_note_and_its_neighbour_stays(
+    pure: Any, verdict: object, fault: str
+) -> None:
+    whole = {"response_score": 1.0} | verdict if isinstance(verdict, dict) and verdict else verdict
+    seen = pure(
+        "(v) => { const r = Pure.readParsed(v, 'f.json'); return [r.notes, [...r.records[0].verdicts.keys()]]; }",
+        GOOD | {"verdicts": {"y": {"response_score": 0.5}, "x": whole}},
+    )
+    assert seen == [[f"f.json: verdicts.x{fault}; the verdict was ignored"], ["y"]]
+
+
+def test_a_good_verdict_is_read_whole_and_what_it_lacks_is_unknown(pure: Any) -> None:
+    verdicts = {
+        "x": {"response_score": 3.1, "p_value": 0.003, "p_neutral": 0, "expressed": True, "expressed_1": True},
+        "y": {"response_score": -1, "p_value": None, "expressed": None},
+        "rounded": {"response_score": 1.7, "p_value": 0.05, "expressed": False},
+        "z": None,
+    }
+    unknown = dict.fromkeys(("p_value", "p_neutral", "expressed", "expressed_1"))
+    seen = pure(
+        "(v) => { const r = Pure.readParsed(v, 'f.json'); return [r.notes, Object.fromEntries(r.records[0].verdicts)]; }",
+        GOOD | {"verdicts": verdicts},
+    )
+    assert seen == [[], {t: unknown | verdicts[t] for t in ("x", "y", "rounded")}]
+
+
+@pytest.mark.parametrize(("verdicts", "name"), [([], "a list"), ("yes", "text"), (3, "a number")])
+def test_verdicts_that_are_no_object_are_left_out_with_a_note(pure: Any, verdicts: object, name: str) -> None:
+    assert read(pure, GOOD | {"verdicts": verdicts}) == {
+        "n": 1, "problems": [], "notes": [f"f.json: verdicts is {name} and was ignored"],
+    }  # fmt: skip
+
+
 def test_nulls_in_optional_maps_are_unknown_and_not_worth_a_note(pure: Any) -> None:
-    assert read(pure, GOOD | {"baselines": {"x": None}, "dynamics": None, "layer": 4, "method": "probe"})["notes"] == []
+    assert (
+        read(
+            pure, GOOD | {"baselines": {"x": None}, "verdicts": None, "dynamics": None, "layer": 4, "method": "probe"}
+        )["notes"]
+        == []
+    )
 
 
 def test_good_results_of_a_list_survive_a_bad_neighbour(pure: Any) -> None:
@@ -132,6 +194,59 @@ def test_statistics_count_unknown_values_and_name_the_first_extremes(pure: Any) 
     seen = pure("() => Pure.statistics([2, NaN, -4, 2])")
     assert seen == {"n": 3, "unknown": 1, "mean": 0, "min": -4, "max": 2, "argmin": 2, "argmax": 0}
     assert pure("() => Pure.statistics([NaN]).mean") is None
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.0033, "= .003"),
+        (0.0781, "= .078"),
+        (0.578, "= .58"),
+        (0.6, "= .6"),
+        (1, "= 1"),
+        (0.30000000000000004, "= .3"),
+        (0.0009, "< .001"),
+        (0, "< .001"),
+        (0.05, "= .05"),
+        (0.0501, "= .0501"),
+        (0.01004, "= .01004"),
+        (0.010004, "= .010004"),
+    ],
+)
+def test_a_p_value_is_short_and_never_rounded_to_the_other_side_of_a_rate(pure: Any, p: float, text: str) -> None:
+    assert pure("(p) => Pure.formatP(p)", p) == text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text"),
+    [
+        ({"expressed": True, "p_value": 0.0033}, "yes (p = .003)"),
+        ({"expressed": False, "p_value": 0.6}, "no (p = .6)"),
+        ({"expressed": None, "p_value": 0.2}, "not known (p = .2)"),
+        ({"expressed": None, "p_value": None}, "not known"),
+        ({"expressed": True, "p_value": None}, "yes"),
+        (None, "not known"),
+    ],
+)
+def test_a_verdict_is_yes_no_or_not_known(pure: Any, verdict: dict[str, Any] | None, text: str) -> None:
+    assert pure("(v) => Pure.verdictText(v)", verdict) == text
+
+
+@pytest.mark.parametrize(
+    "p_values",
+    [
+        {"refusal": 0.004, "evil": 0.03, "verbosity": 0.2},
+        {"a": 0.01, "b": 0.02, "c": 0.04},
+        {"a": 0.05},
+        {"a": 0.0501},
+        {"a": 0.025, "b": 0.05},
+        {"a": 0.026, "b": 0.001, "c": 0.03},
+        {"a": 0.02, "b": 0.001, "c": 0.02, "d": 0.9},
+        {},
+    ],
+)
+def test_the_verdicts_that_hold_together_are_those_of_the_toolkit(pure: Any, p_values: dict[str, float]) -> None:
+    assert set(pure("(p) => Pure.holm(p)", list(p_values.items()))) == holm(p_values)
 
 
 def test_units_centre_on_the_baseline_and_scale_to_the_threshold(pure: Any) -> None:

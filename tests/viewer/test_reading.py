@@ -89,7 +89,7 @@ def test_statistics_give_extremes_that_open_their_token(viewer: Open) -> None:
     centred = [v - record["baselines"]["evil"] for v in record["trait_scores"]["evil"]]
     row = page.locator("#stats tbody tr", has=page.locator("th", has_text=re.compile("^evil$")))
     cells = row.locator("td").all_text_contents()
-    assert float(cells[0].replace("−", "-")) == pytest.approx(sum(centred) / len(centred), abs=0.006)
+    assert float(cells[1].replace("−", "-")) == pytest.approx(sum(centred) / len(centred), abs=0.006)
     row.locator("button").nth(1).click()
     assert page.evaluate("State.token") == centred.index(max(centred))
     row.locator("button").nth(0).click()
@@ -99,12 +99,118 @@ def test_statistics_give_extremes_that_open_their_token(viewer: Open) -> None:
 def test_commitment_peak_onset_and_thresholds_are_marked(viewer: Open) -> None:
     page = viewer("many")
     texts = " ".join(numbers(page, "#lines text"))
-    for part in ("onset", "peak", "commitment (p = 0.031)", "5 % threshold", "1 % threshold"):
+    for part in ("onset", "peak", "commitment (p = .031)", "5 % token threshold", "1 % token threshold"):
         assert part in texts
-    page.evaluate(
-        "change({ trait: State.records[0].traits.find((t) => State.records[0].dynamics.get(t).expressed === false) })"
+
+
+def opened(viewer: Open, path: Path, verdicts: object, **parts: object) -> Any:
+    """The page with one result that has these verdicts (none where they are None)."""
+    result = samples.result("Why?", "Because of the rain that fell all day on the hills around us.") | parts
+    result["verdicts"] = verdicts
+    path.write_text(json.dumps(result))
+    page = viewer()
+    page.set_input_files("#pick-files", str(path))
+    page.wait_for_selector(".item")
+    return page
+
+
+VERDICTS = {
+    "refusal": {"response_score": 3.12, "p_value": 0.0033, "p_neutral": 0.002, "expressed": True, "expressed_1": True},
+    "evil": {"response_score": -0.4, "p_value": 0.6, "p_neutral": 0.4, "expressed": False, "expressed_1": False},
+    "verbosity": {"response_score": 2.0, "p_value": 0.03, "p_neutral": None, "expressed": True, "expressed_1": False},
+    "sycophantic": {"response_score": 0.7, "p_value": 0.2, "p_neutral": None, "expressed": None, "expressed_1": None},
+}  # fmt: skip
+
+
+def test_the_verdict_on_the_whole_response_stands_at_the_top_for_the_chosen_trait(viewer: Open, tmp_path: Path) -> None:
+    page = opened(viewer, tmp_path / "r.json", VERDICTS)
+    line = page.locator("#head .verdict")
+    assert line.text_content().startswith("refusal: yes (p = .003)")
+    for part in ("at a rate of 1 % too", "unlike ordinary text: p = .002", "3.1 standard deviations above"):
+        assert part in line.text_content()
+    assert "noise" not in page.locator("#lines-note").text_content()
+    for trait, said in [
+        ("evil", "evil: no (p = .6)"),
+        ("verbosity", "verbosity: yes (p = .03)but not at a rate of 1 %"),
+        ("sycophantic", "sycophantic: not known (p = .2)there is too little text"),
+        ("corrigibility", "corrigibility: not knownthis result has no verdict on it"),
+    ]:
+        page.evaluate("(trait) => change({ trait })", trait)
+        assert line.text_content().startswith(said)
+        assert ("read its dynamics as noise" in page.locator("#lines-note").text_content()) == (trait == "evil")
+    page.evaluate("change({ trait: 'evil' })")
+    assert "0.4 standard deviations below" in line.text_content()
+
+
+def test_every_trait_has_its_verdict_in_the_table_and_a_note_tells_which_hold_together(
+    viewer: Open, tmp_path: Path
+) -> None:
+    page = opened(viewer, tmp_path / "r.json", VERDICTS)
+    assert numbers(page, "#stats thead th")[:2] == ["Trait", "Verdict"]
+    said = dict(zip(numbers(page, "#stats tbody th"), numbers(page, "#stats tbody td:nth-child(2)"), strict=True))
+    assert said == dict.fromkeys(samples.TRAITS, "not known") | {
+        "refusal": "yes (p = .003)",
+        "evil": "no (p = .6)",
+        "verbosity": "yes (p = .03)",
+        "sycophantic": "not known (p = .2)",
+    }
+    note = page.locator("#stats-note").text_content()
+    assert "Each verdict alone is a false alarm in 5 %" in note
+    assert "4 together give one or more in up to 19 %" in note
+    assert "for all 4, this one holds: refusal." in note
+
+
+@pytest.mark.parametrize(
+    ("p_values", "said"),
+    [
+        ([0.001] * 8, "8 together give one or more in up to 34 %"),
+        ([0.001] * 8, "for all 8, these hold: " + ", ".join(samples.TRAITS)),
+        ([0.02] * 8, "for all 8, none of them holds."),
+        ([0.02], "Each verdict alone is a false alarm in 5 % of the responses that do not show its trait. Tokens"),
+    ],
+)
+def test_the_note_counts_the_verdicts_that_were_tried(
+    viewer: Open, tmp_path: Path, p_values: list[float], said: str
+) -> None:
+    verdicts = {t: {"response_score": 2.5, "p_value": p} for t, p in zip(samples.TRAITS, p_values, strict=False)}
+    page = opened(viewer, tmp_path / "r.json", verdicts)
+    assert said in page.locator("#stats-note").text_content()
+
+
+def test_a_maximum_over_tokens_in_the_dynamics_of_an_old_file_is_no_verdict(viewer: Open, tmp_path: Path) -> None:
+    result = samples.result("Why?", "Because of the rain that fell all day on the hills around us.")
+    pages = []
+    for expressed in (True, False):
+        dynamics = {t: d | {"expressed": expressed} for t, d in result["dynamics"].items()}
+        page = opened(viewer, tmp_path / "r.json", None, dynamics=dynamics)
+        assert "refusal: not known" in page.locator("#head .verdict").text_content()
+        assert "Verdict" not in numbers(page, "#stats thead th")
+        pages.append(page.locator("#panel-response").text_content())
+    assert pages[0] == pages[1]
+    assert "xpressed" not in pages[0]
+
+
+def test_the_help_says_what_zero_means_and_that_single_tokens_decide_nothing(viewer: Open) -> None:
+    page = viewer("many")
+    page.keyboard.press("?")
+    text = page.locator("#help").text_content()
+    assert "above zero, nearer the trait's positive than its negative examples" in text
+    assert "Single tokens are noisy" in text
+    assert "The verdict is on the response" in text
+    assert "trait is expressed" not in text
+    assert "zero means neutral" not in text
+
+
+def test_the_page_calls_every_threshold_a_token_threshold(viewer: Open) -> None:
+    page = viewer("many")
+    page.click("#tab-compare")
+    page.click("#tab-response")
+    shown = page.evaluate(
+        "document.body.innerText + [...document.querySelectorAll('option, svg text, svg title')].map((e) => e.textContent).join(' ')"
     )
-    assert "read its dynamics as noise" in page.locator("#lines-note").text_content()
+    assert "5 % token threshold" in shown
+    assert "1 % token threshold" in shown
+    assert re.findall(r"(?i)(?<!token )thresholds?\b", shown) == []
 
 
 @pytest.mark.parametrize("p_value", [None, 0.06, 0.9])

@@ -21,6 +21,21 @@ def test_hostile_texts_show_as_themselves_in_every_view(viewer: Open) -> None:
     assert page.evaluate("document.scripts.length") == 5
 
 
+def test_hostile_verdicts_show_as_text_and_are_left_out_where_they_are_wrong(viewer: Open) -> None:
+    page = viewer("awkward")
+    notes = page.locator("#messages li").all_text_contents()
+    assert notes == [
+        "awkward.json: verdicts.refusal.response_score is text, not a score; the verdict was ignored",
+        f"awkward.json: verdicts.{samples.HOSTILE}.p_value is 2, not a probability; the verdict was ignored",
+    ]
+    assert "this one holds" not in page.locator("#stats-note").text_content()
+    assert page.locator("#stats-note").text_content().endswith("these hold: __proto__, <i>trait</i>.")
+    page.evaluate("change({ trait: '__proto__' })")
+    assert page.locator("#head .verdict").text_content().startswith("__proto__: yes (p = .004)")
+    assert page.locator("img, i").count() == page.locator("#help i").count()
+    assert page.title() != "owned"
+
+
 def test_a_trait_named_like_a_property_of_objects_is_a_trait(viewer: Open) -> None:
     page = viewer("awkward")
     assert page.locator(".chip").all_text_contents() == ["refusal", "__proto__", "<i>trait</i>"]
