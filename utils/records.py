@@ -156,8 +156,8 @@ class LayerScores(TypedDict):
 class MonitoringRecord:
     """One monitored generation. ``utils.formats.results`` writes it as result files and the viewer have it.
 
-    ``trait_scores[trait][k]`` is the raw projection of the state at ``tokens[k]``. ``thresholds`` are of single tokens, for
-    tinting; ``verdicts`` are on the whole response (``traitlens.validation.verdicts.Verdict``).
+    ``trait_scores[trait][k]`` is the raw projection of the state at ``tokens[k]``. ``thresholds`` are of single tokens,
+    for tinting; ``verdicts`` are on the whole response (``traitlens.validation.verdicts.Verdict``).
     """
 
     prompt: str

@@ -96,6 +96,11 @@ class ResultsFile:
         return known
 
     @property
+    def made(self) -> list[dict[str, object]]:
+        """The results that are there, in order."""
+        return [self._results[i] for i in sorted(self._results)]
+
+    @property
     def missing(self) -> list[int]:
         """Numbers of the results that have yet to be made."""
         return [i for i in range(self._n_results) if i not in self._results]
@@ -109,7 +114,7 @@ class ResultsFile:
     def write(self) -> None:
         """Write the JSON file with what there is, in order; the journal stays until nothing is missing."""
         if self._results:
-            write_results(self.output, [self._results[i] for i in sorted(self._results)])
+            write_results(self.output, self.made)
         if not self.missing:
             write_json(self._settings_path, self._settings)
             self._journal.clear()

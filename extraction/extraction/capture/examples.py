@@ -116,7 +116,7 @@ def choose_neutral_tokens(examples: Sequence[Example], wanted: int) -> list[Exam
 
 
 def choose_windows(examples: Sequence[Example]) -> list[Example]:
-    """The examples with the windows to keep: up to three a response, evenly spread, of at most ``_MOST_WINDOWS`` in all.
+    """The examples with the windows to keep: up to three a response, evenly spread, ``_MOST_WINDOWS`` in all at most.
 
     A response of fewer than two windows moves too little to keep one.
     """
