@@ -125,7 +125,7 @@ def test_the_layer_with_the_trait_is_chosen_and_measured_on_what_it_had_not_seen
     by_layer = {layer: [r.auroc for r in rows if r.layer == layer] for layer in range(N_LAYERS)}
     assert max(by_layer[1]) < 0.75 < min(r.auroc for r in rows if r.layer == 3 and r.method != "ica")
     noise = next(r for r in rows if r.method == "probe" and r.layer == 1)
-    assert noise.train_acc > 0.9  # training accuracy would have praised it
+    assert noise.train_acc > noise.auroc + 0.2  # training accuracy would have praised it
 
 
 def test_load_vector_gives_the_chosen_one(full):
