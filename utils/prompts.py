@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,24 +29,36 @@ class _Template:
     adds_default_system: bool
 
 
-def format_prompt(tokenizer: PreTrainedTokenizerBase, question: str, instruction: str = "") -> str:
+def format_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str, instruction: str = "", *, thinks: bool | None = False
+) -> str:
     """The text that asks ``question`` under ``instruction``, up to where the answer begins.
 
     The instruction goes into the system role, or before the question where the template has no such role (Gemma). A
     system prompt that the template would add on its own (SmolLM2, Qwen 2.5) is left empty. A model without a template
-    reads ``Question: ...`` and ``Answer:`` lines.
+    reads ``Question: ...`` and ``Answer:`` lines. ``thinks`` is as in ``format_conversation``: by default a plain
+    answer follows.
     """
     messages = [{"role": "user", "content": question}]
     if instruction:
         messages.insert(0, {"role": "system", "content": instruction})
-    return format_conversation(tokenizer, messages)
+    return format_conversation(tokenizer, messages, thinks=thinks)
 
 
-def format_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+def format_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, thinks: bool | None = None
+) -> str:
     """The text of a conversation whose next turn is the assistant's; ``format_prompt`` says how system messages go.
 
+    Args:
+        tokenizer: of the model that reads it.
+        messages: the conversation.
+        thinks: whether the model is to think before it answers, where its template can tell it; None leaves that to the
+            template. False also ends a thought that the template opens (DeepSeek-R1), and opens the channel of answers
+            (GPT-OSS), so that what follows is read as the answer.
+
     Raises:
-        UserError: the model's template refuses such a conversation, or writes nothing for it.
+        UserError: the model's template refuses such a conversation, or leaves out what is said in it.
     """
     template = _template_of(tokenizer)
     messages = [dict(m) for m in messages]
@@ -55,7 +68,10 @@ def format_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
         messages = without_system_role(messages)
     elif messages[0]["role"] != "system" and template.adds_default_system:
         messages.insert(0, {"role": "system", "content": ""})
-    return _render(tokenizer, messages)
+    from traitlens.thinking import before_answer  # imports torch
+
+    text = _render(tokenizer, messages, thinks)
+    return text + before_answer(text) if thinks is False else text
 
 
 def without_system_role(messages: Sequence[Message]) -> list[Message]:
@@ -112,9 +128,14 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-@functools.lru_cache(maxsize=16)
 def _template_of(tokenizer: PreTrainedTokenizerBase) -> _Template:
-    if not getattr(tokenizer, "chat_template", None):
+    return _tried(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""))
+
+
+@functools.lru_cache(maxsize=16)
+def _tried(tokenizer: PreTrainedTokenizerBase, template: str) -> _Template:
+    """What ``template`` does, which is the tokenizer's; another may be set there later."""
+    if not template:
         return _Template(exists=False, takes_system=False, adds_default_system=False)
     user = {"role": "user", "content": "question"}
     mark = "instruction-mark"
@@ -128,21 +149,37 @@ def _template_of(tokenizer: PreTrainedTokenizerBase) -> _Template:
 def _try_render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """The text of a conversation, "" where the template refuses it."""
     try:
-        return _render(tokenizer, messages)
+        return _render(tokenizer, messages, None)
     except UserError:
         return ""
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], thinks: bool | None) -> str:
     from jinja2.exceptions import TemplateError
 
+    # Qwen 3, SmolLM3, GLM and others; Granite and DeepSeek V3.1. A template ignores what it does not know.
+    switches = {} if thinks is None else {"enable_thinking": thinks, "thinking": thinks}
     try:
-        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:  # as of the template's own raise_exception
+        text: str = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, **switches
+        )
+    except (TemplateError, TypeError) as error:  # of the template's own raise_exception; of text where it wants parts
         raise UserError(f"the model's chat template refuses this conversation: {error}") from error
     if not text:
         raise UserError("the model's chat template writes nothing for this conversation")
+    for message in messages:
+        if message["role"] != "assistant" and not _shows(text, message["content"]):  # past thoughts are left out
+            raise UserError(
+                f"the model's chat template leaves out the {message['role']}'s {message['content'][:40]!r}: those of "
+                "image-text models want parts instead of text. Give the tokenizer a template that takes text"
+            )
     return text
+
+
+def _shows(text: str, content: str) -> bool:
+    """Whether a rendered conversation holds a message, as it is or as JSON, whatever was done to white space."""
+    plain = "".join(text.split())
+    return any("".join(form.split()) in plain for form in (content, json.dumps(content, ensure_ascii=False)[1:-1]))
 
 
 def _plain(messages: Sequence[Message]) -> str:
