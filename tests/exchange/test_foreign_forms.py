@@ -54,7 +54,7 @@ def test_steering_vectors_form_round_trips_to_the_last_bit(vectors, tmp_path):
 
 def test_blocks_counted_from_the_end_and_bare_layer_activations_are_understood(tmp_path):
     path = tmp_path / "vector.pt"
-    torch.save({-1: torch.ones(1, 1, 8), 2: torch.zeros(8).half()}, path)
+    torch.save({-1: torch.ones(1, 1, 8), 2: torch.ones(8).half()}, path)
     read = read_steering_vector(path, N_BLOCKS)
     assert {layer: (len(v), v.dtype) for layer, v in read.items()} == {3: (8, torch.float32), 30: (8, torch.float32)}
 

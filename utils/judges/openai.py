@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _FEW_TOKENS = 12  # a number with a few words around it; also shows whether the tokenizer splits numbers
 _SOME_TOKENS = 64
 _MANY_TOKENS = 4096  # models that reason before they answer count their reasoning
+_LIST = re.compile(r"\s*[0-9]+[.):]\s+[^\s0-9]")  # "1. The answer ..." begins a list
 _REASONING_MODEL = re.compile(r"(?:.*/)?(o[1-9]|gpt-([5-9]|[1-9]\d))")
 
 
@@ -55,13 +56,19 @@ class OpenAiJudge(ApiJudge[OpenAiClient]):
     def _may_be_thinking(self, reply: Reply) -> bool:
         """Whether the first tokens may be a thought, whose probabilities say nothing of the score.
 
-        Where a template opens the thought, nothing tells it but that the answer did not end; then words will tell.
+        Where a template opens the thought, nothing in the answer tells it: then one that did not end, and does not
+        begin as an answer does, is asked for in words.
         """
+        said = reply.text or ""
         if not reply.tokens:
             return False
-        if reply.thought or begins_to_think(reply.text or ""):
+        if reply.thought or begins_to_think(said):
             self._learn_reasons()
-        return not reply.is_finished and (self._reasons is not False or not (reply.text or "").strip())
+        if self._reasons or reply.is_finished:
+            return bool(self._reasons)
+        likeliest = reply.tokens[first_answer_token(reply.tokens) or 0].likeliest
+        no_answer = not said.strip() or expected_score(likeliest, self.eval_type) is None
+        return self._reasons is None and (no_answer or _LIST.match(said) is not None)
 
     def _learn_reasons(self) -> None:
         self._reasons = self._is_long = True
