@@ -143,7 +143,12 @@ class Reply:
     @property
     def is_finished(self) -> bool:
         """Whether the model ended its answer by itself."""
-        return self.ending not in ("length", "max_tokens", "refusal")
+        return not self.is_cut and self.ending not in ("refusal", "content_filter")
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer reached the limit of its length."""
+        return self.ending in ("length", "max_tokens")
 
 
 class _Sdk(Protocol):

@@ -102,7 +102,7 @@ class OpenAiJudge(ApiJudge[OpenAiClient]):
         """The answer in words, asked for again with room for reasoning where it was cut within less."""
         messages, wished = [{"role": "user", "content": prompt}], self._wishes(logprobs=False)
         reply = await self.client.ask(messages, wished=wished, limit=_MANY_TOKENS if self._is_long else _SOME_TOKENS)
-        if not reply.is_finished and not self._is_long:
+        if reply.is_cut and not self._is_long:
             self._is_long = True
             reply = await self.client.ask(messages, wished=wished, limit=_MANY_TOKENS)
         said = reply.text or ""

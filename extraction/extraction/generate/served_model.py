@@ -116,7 +116,7 @@ class ServedModel:
             raise UnreadableAnswerError
         prompt = "\n\n".join(message["content"] for message in messages)
         answer = answer_of(reply.text)
-        if not reply.is_finished and not answer and reply.ending not in _ENDINGS:
+        if not (reply.is_finished or reply.is_cut or answer):
             return Response(ask.question, ask.instruction, prompt, answer, finish_reason=f"{REFUSED}: {reply.ending}")
         self.thoughts += bool(reply.thought) or answer != reply.text.strip()
         ending = reply.ending if reply.ending in _ENDINGS else ""
