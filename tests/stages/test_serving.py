@@ -10,7 +10,8 @@ from extraction.generate.stage import run
 
 from tests.judging.servers import Reply, completion, error, scripted
 from utils.errors import UserError
-from utils.formats.response_files import read_responses
+from utils.formats.response_files import read_responses, write_responses_metadata
+from utils.models import EMBEDDED_MODEL
 
 
 @pytest.fixture
@@ -235,3 +236,19 @@ def test_a_server_that_has_taken_a_system_message_is_not_asked_without_one(gener
     with scripted(answer) as server, pytest.raises(UserError, match="400: no more"):
         generate(server, gen_concurrency=1)
     assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(("recorded", "loaded"), [({"model": "org/answered"}, "org/answered"), ({}, EMBEDDED_MODEL)])
+def test_judging_locally_takes_the_model_that_made_the_responses(generate, lab, monkeypatch, recorded, loaded):
+    with scripted(_echo) as server:
+        generate(server)
+    folder = lab.trait("alpha")
+    write_responses_metadata(folder, {"generation": recorded})
+
+    def asked_for(settings, generation, load):
+        raise UserError(f"would load {generation.__self__.known['model']}")
+
+    monkeypatch.setattr("extraction.generate.stage.resolve_judge", asked_for)
+    again = Settings(lab.name, "alpha", judge_only=True, device="cpu", experiments_dir=str(lab.experiments_dir))
+    with pytest.raises(UserError, match=f"would load {loaded}"):
+        run(again)

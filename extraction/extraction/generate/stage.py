@@ -17,7 +17,7 @@ from extraction.generate.served_model import ServedModel
 from extraction.generate.settings import Settings
 from extraction.judging.scoring import judge_trait, resolve_judge
 from utils.definition import read_definition
-from utils.errors import UserError
+from utils.errors import DamagedFileError, UserError
 from utils.experiment import DEFINITION, TraitFolder
 from utils.formats.response_files import check_responses_are_whole, read_responses_metadata, write_responses_metadata
 from utils.models.load import load_model, model_of_experiment
@@ -131,7 +131,9 @@ def _say(trait: str, responses: Mapping[Polarity, Sequence[Response]], limit: in
 def _model_that_answered(folders: Sequence[TraitFolder]) -> str | None:
     """The local model that made the first responses of which that is recorded; None where a server's did, or none."""
     for folder in folders:
-        made = read_responses_metadata(folder).get("generation")
+        made = None
+        with contextlib.suppress(DamagedFileError):  # told where that trait is judged
+            made = read_responses_metadata(folder).get("generation")
         if made:
             return None if made.get("base_url") else made.get("model")
     return None
