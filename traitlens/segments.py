@@ -34,12 +34,18 @@ class Segment:
     part: Literal["thinking", "answer"] | None = None
 
 
-def prompt_segments(tokens: Sequence[str], messages: Sequence[Mapping[str, str]]) -> list[Segment]:
+def prompt_segments(
+    tokens: Sequence[str],
+    messages: Sequence[Mapping[str, str]],
+    spans: Sequence[tuple[int, int] | None] | None = None,
+) -> list[Segment]:
     """The segments of the messages in a prompt made from them, in order.
 
     Args:
         tokens: texts of the prompt's tokens; joined they are the prompt.
         messages: ``{"role", "content"}`` each. One whose content the template left out (past thinking) has no segment.
+        spans: where each message stands in the joined tokens, in characters, None for one that does not. Without them
+            the messages are looked for in their order, which may find a short one within the template's markup.
 
     >>> tokens = ["<s>", "Hi", " there", "</s>", "Hello", "</s>"]
     >>> messages = [{"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Hello"}]
@@ -47,14 +53,15 @@ def prompt_segments(tokens: Sequence[str], messages: Sequence[Mapping[str, str]]
     [('user', 1, 1, 3), ('assistant', 1, 4, 5)]
     """
     text, segments, cursor, turn = "".join(tokens), [], 0, 0
-    for message in messages:
+    for i, message in enumerate(messages):
         turn += message["role"] == "user"
         content = message["content"].strip()  # as most templates do
         place = text.find(content, cursor) if content else -1
-        if place < 0:
+        found = spans[i] if spans is not None else None if place < 0 else (place, place + len(content))
+        if found is None:
             continue
-        cursor = place + len(content)
-        start, end = _span(tokens, place, cursor)
+        cursor = found[1]
+        start, end = _span(tokens, *found)
         segments.append(Segment("prompt", start, end, message["role"], 0 if message["role"] == "system" else turn))
     return segments
 
