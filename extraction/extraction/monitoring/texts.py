@@ -15,9 +15,8 @@ from traitlens.thinking import find_thinking
 from utils.formats.transcripts import Transcript
 from utils.models.generation import Sampling, left_padded
 from utils.models.load import LoadedModel
-from utils.prompts import encode_prompt, encode_response, format_conversation, token_texts
+from utils.prompts import encode_prompt, encode_response, format_conversation, message_spans, token_texts
 from utils.records import LayerScores, MonitoringRecord
-from utils.turns import message_spans
 
 logger = logging.getLogger(__name__)
 

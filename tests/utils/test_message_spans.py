@@ -2,8 +2,7 @@ import pytest
 
 from tests.tiny_tokenizer import CHAT, tiny_tokenizer
 from traitlens import prompt_segments
-from utils.prompts import encode_prompt, format_conversation, token_texts
-from utils.turns import message_spans
+from utils.prompts import encode_prompt, format_conversation, message_spans, token_texts
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant"
 TRIMS = "{% for m in messages %}<{{ m['role'] }} 2 yes>{{ (m['content'].split('</think>') | last) | trim }}{% endfor %}<assistant>"
