@@ -24,7 +24,7 @@ from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
 from utils.formats.exchange.bundle import is_portable, load_bundle
 from utils.formats.exchange.gguf_vectors import ControlVector, read_control_vector
-from utils.formats.exchange.steering_vectors import read_steering_vector
+from utils.formats.exchange.steering_vectors import NUMBERED_VECTORS, read_steering_vector
 from utils.formats.json_records import recorded
 from utils.formats.vector_files import (
     ranked_places,
@@ -107,6 +107,10 @@ def _form_of(source: str) -> ImportForm:
     if is_portable(source):
         return "bundle"
     form = _FORM_OF_SUFFIX.get(Path(source).suffix)
+    if Path(source).suffix in (".npy", ".npz"):
+        raise UserError(
+            f"{source} is a file of NumPy. {NUMBERED_VECTORS} (torch.from_numpy makes a vector of an array)"
+        )
     if form is None:
         raise UserError(
             f"cannot tell the form of {source!r} by its name: give --format bundle, gguf or steering_vectors"
