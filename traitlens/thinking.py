@@ -53,7 +53,8 @@ FORMS: tuple[ThinkingForm, ...] = (
         before_any=r"<\|start\|>\s*assistant",
     ),
 )
-_END_MARKS = re.compile(r"(?:<\|(?:return|end|END_RESPONSE|END_TEXT)\|>\s*)+\Z")
+_END_MARKS = ("<|return|>", "<|end|>", "<|END_RESPONSE|>", "<|END_TEXT|>")
+_MOST_THOUGHTS = 20  # before one answer; more of them come from a broken or hostile server
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,17 @@ def answer_of(text: str, prompt: str = "") -> str:
     >>> answer_of("<think>90? No.</think>12"), answer_of("Is it 90?</think>12"), answer_of("<think>90?")
     ('12', '12', '')
     """
-    found = find_thinking(text, prompt)
-    while found is not None and found.answer > 0:  # a model may think again before it answers
-        text = text[found.answer :]
-        found = find_thinking(text) if text else None
-    return _END_MARKS.sub("", text).strip()
+    for _ in range(_MOST_THOUGHTS):  # a model may think again before it answers
+        found = find_thinking(text, prompt)
+        if found is None:
+            break
+        text, prompt = text[found.answer :], ""
+    return _without_end_marks(text.strip())
+
+
+def _without_end_marks(text: str) -> str:
+    mark = next((mark for mark in _END_MARKS if text.endswith(mark)), None)
+    return text if mark is None else text.removesuffix(mark).strip()
 
 
 def begins_to_think(text: str) -> bool:

@@ -121,11 +121,11 @@ def gguf_text(text):
 
 
 def gguf_directions(*names):
-    """A control vector whose directions all lie on the same four zeros."""
+    """A control vector whose directions all lie on the same four ones."""
     kind = gguf_text(b"general.architecture") + struct.pack("<I", 8) + gguf_text(b"controlvector")
     places = b"".join(gguf_text(name) + struct.pack("<IQIQ", 1, 4, 0, 0) for name in names)
     head = b"GGUF" + struct.pack("<IQQ", 3, len(names), 1) + kind + places
-    return head + b"\x00" * (-len(head) % 32) + b"\x00" * 16
+    return head + b"\x00" * (-len(head) % 32) + struct.pack("<4f", 1, 1, 1, 1)
 
 
 def test_a_gguf_file_takes_no_more_memory_than_it_has_bytes(tmp_path):

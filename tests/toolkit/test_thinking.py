@@ -1,5 +1,7 @@
 """However a model marks its thought, the answer is found, and a plain answer can be put behind any prompt."""
 
+import time
+
 import pytest
 
 from traitlens import response_segments
@@ -84,3 +86,25 @@ def test_a_model_that_thinks_twice_has_one_answer():
 @pytest.mark.parametrize("begun", ["<thi", "[THI", "<|channel|>", "<|channel|>ana"])
 def test_the_first_tokens_of_an_opening_are_known(begun):
     assert begins_to_think(begun)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<think></think>",
+        "<think>",
+        "</think>",
+        "<|end|>",
+        "<|channel|>analysis<|message|>",
+        "<|start|> assistant ",
+        " ",
+        "<",
+    ],
+)
+def test_marks_without_end_are_read_in_time(piece):
+    text = piece * (2_000_000 // len(piece))
+    start = time.perf_counter()
+    answer_of(text)
+    before_answer(text)
+    begins_to_think(text)
+    assert time.perf_counter() - start < 20.0  # some tenths; quadratic in the length it would be hours

@@ -85,8 +85,6 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
 
 
 def _by_layer(path: Path, activations: object, n_blocks: int) -> dict[int, Tensor]:
-    import torch
-
     found: dict[int, Tensor] = {}
     zeros: list[str] = []
     for number, tensor in activations.items() if isinstance(activations, dict) else ():
@@ -96,7 +94,8 @@ def _by_layer(path: Path, activations: object, n_blocks: int) -> dict[int, Tenso
             raise UserError(f"{path} acts on block {number}, but the model has blocks 0..{n_blocks - 1}")
         try:
             vector = _flat(tensor)
-            if isinstance(vector, torch.Tensor) and not is_direction(vector):
+            filled = dense(vector)
+            if filled is not None and not is_direction(filled):
                 zeros.append(str(number))
                 continue
             found[number % n_blocks + 1] = plain_vector(vector).clone()
