@@ -132,7 +132,15 @@ def by_trait(texts: Sequence[Text], traits: Sequence[str]) -> None:
     for trait in traits:
         sides = {side: of_side(texts, side, trait) for side in ("pos", "neg", "neutral")}
         cells = [_auroc(sides["pos"], sides["neg"], trait), _auroc(sides["pos"], sides["neutral"], trait)]
-        for side, rule in (("neutral", 2), ("neutral", 3), ("pos", 2), ("pos", 3), ("neutral", 4), ("neg", 4), ("pos", 4)):
+        for side, rule in (
+            ("neutral", 2),
+            ("neutral", 3),
+            ("pos", 2),
+            ("pos", 3),
+            ("neutral", 4),
+            ("neg", 4),
+            ("pos", 4),
+        ):
             held = [text.holds(trait, RULES[rule]) for text in sides[side]]
             cells.append(100 * sum(held) / len(held))
         for i, cell in enumerate(cells):
@@ -158,7 +166,10 @@ def by_group(texts: Sequence[Text], traits: Sequence[str]) -> None:
     print(f"\n{'':22s} neutral: 5 %   1 %   expressed 5 %    negative: expressed   positive: 5 %  expressed")
     for name, (least, most) in LENGTHS.items():
         part = [text for text in texts if least <= len(text.record.tokens) <= most]
-        pairs = {side: [(t, trait) for trait in traits for t in of_side(part, side, trait)] for side in ("neutral", "neg", "pos")}
+        pairs = {
+            side: [(t, trait) for trait in traits for t in of_side(part, side, trait)]
+            for side in ("neutral", "neg", "pos")
+        }
         cells = [
             share([t.holds(trait, RULES[rule]) for t, trait in pairs[side]])
             for side, rule in (("neutral", 2), ("neutral", 3), ("neutral", 4), ("neg", 4), ("pos", 2), ("pos", 4))

@@ -8,7 +8,6 @@ comparable.
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypedDict
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# How models that think aloud mark it: most open models; some fine-tunes; Magistral.
-_THINKING_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
+from traitlens.thinking import find_thinking
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,18 @@ class Segment:
     part: Literal["thinking", "answer"] | None = None
 
 
-def prompt_segments(tokens: Sequence[str], messages: Sequence[Mapping[str, str]]) -> list[Segment]:
+def prompt_segments(
+    tokens: Sequence[str],
+    messages: Sequence[Mapping[str, str]],
+    spans: Sequence[tuple[int, int] | None] | None = None,
+) -> list[Segment]:
     """The segments of the messages in a prompt made from them, in order.
 
     Args:
         tokens: texts of the prompt's tokens; joined they are the prompt.
         messages: ``{"role", "content"}`` each. One whose content the template left out (past thinking) has no segment.
+        spans: where each message stands in the joined tokens, in characters, None for one that does not. Without them
+            the messages are looked for in their order, which may find a short one within the template's markup.
 
     >>> tokens = ["<s>", "Hi", " there", "</s>", "Hello", "</s>"]
     >>> messages = [{"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Hello"}]
@@ -48,20 +53,21 @@ def prompt_segments(tokens: Sequence[str], messages: Sequence[Mapping[str, str]]
     [('user', 1, 1, 3), ('assistant', 1, 4, 5)]
     """
     text, segments, cursor, turn = "".join(tokens), [], 0, 0
-    for message in messages:
+    for i, message in enumerate(messages):
         turn += message["role"] == "user"
         content = message["content"].strip()  # as most templates do
         place = text.find(content, cursor) if content else -1
-        if place < 0:
+        found = spans[i] if spans is not None else None if place < 0 else (place, place + len(content))
+        if found is None:
             continue
-        cursor = place + len(content)
-        start, end = _span(tokens, place, cursor)
+        cursor = found[1]
+        start, end = _span(tokens, *found)
         segments.append(Segment("prompt", start, end, message["role"], 0 if message["role"] == "system" else turn))
     return segments
 
 
 def response_segments(tokens: Sequence[str], turn: int = 1, prompt: str = "") -> list[Segment]:
-    """The response as one segment, or as thinking and answer where it holds thinking tags.
+    """The response as one segment, or as thinking and answer where it marks its thought (``traitlens.thinking``).
 
     Args:
         tokens: texts of the response's tokens.
@@ -72,13 +78,12 @@ def response_segments(tokens: Sequence[str], turn: int = 1, prompt: str = "") ->
     [('thinking', 1, 2), ('answer', 3, 4)]
     """
     text = "".join(tokens)
-    bounds = _thinking(text, prompt)
-    if bounds is None:
+    found = find_thinking(text, prompt)
+    if found is None:
         return [Segment("response", 0, len(tokens), "assistant", turn)] if tokens else []
-    think_start, think_end, answer_start = bounds
     spans: list[tuple[Literal["thinking", "answer"], int, int]] = [
-        ("thinking", think_start, think_end),
-        ("answer", answer_start, len(text)),
+        ("thinking", found.start, found.end),
+        ("answer", found.answer, len(text)),
     ]
     segments = []
     for part, first, last in spans:
@@ -86,21 +91,6 @@ def response_segments(tokens: Sequence[str], turn: int = 1, prompt: str = "") ->
         if start < end:
             segments.append(Segment("response", start, end, "assistant", turn, part))
     return segments
-
-
-def _thinking(text: str, prompt: str) -> tuple[int, int, int] | None:
-    """Characters where thinking starts and ends and the answer starts; None where there is no thinking."""
-    for opening, closing in _THINKING_TAGS:
-        indent = len(text) - len(text.lstrip())
-        if text.startswith(opening, indent):
-            start = indent + len(opening)
-        elif prompt.rstrip().endswith(opening) or (closing in text and opening not in text):
-            start = 0
-        else:
-            continue
-        end = text.find(closing, start)
-        return (start, len(text), len(text)) if end < 0 else (start, end, end + len(closing))
-    return None
 
 
 def _span(tokens: Sequence[str], first: int, last: int) -> tuple[int, int]:

@@ -38,8 +38,8 @@ class ContrastSpan:
             Computation 7:108).
 
     Attributes:
-        coordinates: float64 [n, rank], pos rows first, then neg, then neutral; Euclidean geometry equals that of the
-            standardised activations (damped along ``within``), and the columns are their principal axes, widest first.
+        coordinates: float64 [n, rank], pos rows first, then neg, then neutral; Euclidean geometry equals that of
+            the standardised activations (damped along ``within``), the columns are their principal axes, widest first.
         labels: bool [n], true for positive examples.
         neutral: bool [n], true for neutral ones.
 
@@ -75,7 +75,7 @@ class ContrastSpan:
 
         Args:
             rows: bool [n].
-            labels: bool [n] in place of this span's, as a control with shuffled labels needs; of neutral examples false.
+            labels: bool [n] in place of this span's, as a control with shuffled labels needs; false for neutral ones.
 
         Raises:
             ValueError: no example of a class is left.
@@ -150,8 +150,10 @@ def _damped(data: Tensor, movement: Tensor) -> Tensor:
     movement = movement * (_WITHIN_WEIGHT / size / m).sqrt()
     if m < hidden:  # Woodbury's identity
         inner = torch.eye(m, dtype=torch.float64) + movement @ movement.T
-        return data - torch.linalg.solve(inner, movement @ data.T).T @ movement
-    return torch.linalg.solve(torch.eye(hidden, dtype=torch.float64) + movement.T @ movement, data.T).T
+        moved: Tensor = torch.linalg.solve(inner, movement @ data.T)
+        return data - moved.T @ movement
+    damped: Tensor = torch.linalg.solve(torch.eye(hidden, dtype=torch.float64) + movement.T @ movement, data.T)
+    return damped.T
 
 
 def _rotate(data: Tensor, damped: Tensor) -> tuple[Tensor, Tensor, Tensor]:

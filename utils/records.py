@@ -16,6 +16,7 @@ POLARITIES: tuple[Polarity, ...] = ("pos", "neg", "neutral")
 Context = Literal["question", "full"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 DEFAULT_THRESHOLD = 50.0
+REFUSED = "refused"  # what the finish_reason of a response begins with that a server would not make
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Response:
         response: what it answered.
         trait_score: 0-100, None where no valid score was made.
         judge_method: how the score was made, empty where there is none.
-        finish_reason: "stop" where the model ended its turn, "length" where it was cut, empty where unknown.
+        finish_reason: "stop" where the model ended its turn, "length" where it was cut, "refused: WHY" where a server
+            would not let it answer, empty where unknown.
     """
 
     question: str
@@ -57,6 +59,11 @@ class Response:
     trait_score: float | None = None
     judge_method: str = ""
     finish_reason: str = ""
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether a server would not let the model answer."""
+        return self.finish_reason.startswith(REFUSED)
 
     def shows(self, polarity: Polarity, threshold: float) -> bool | None:
         """Whether the score confirms the polarity: at least ``threshold`` for pos, at most its mirror for neg.
@@ -156,8 +163,8 @@ class LayerScores(TypedDict):
 class MonitoringRecord:
     """One monitored generation. ``utils.formats.results`` writes it as result files and the viewer have it.
 
-    ``trait_scores[trait][k]`` is the raw projection of the state at ``tokens[k]``. ``thresholds`` are of single tokens, for
-    tinting; ``verdicts`` are on the whole response (``traitlens.validation.verdicts.Verdict``).
+    ``trait_scores[trait][k]`` is the raw projection of the state at ``tokens[k]``. ``thresholds`` are of single tokens,
+    for tinting; ``verdicts`` are on the whole response (``traitlens.validation.verdicts.Verdict``).
     """
 
     prompt: str

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 try:
     import torch
     from extraction.cli import run_command
+    from extraction.monitoring.verdicts import in_words, verdicts_on
 
     from traitlens import ActivationCapture, HookManager, layer_path, projection
     from utils.models import load_model
@@ -19,9 +21,9 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. In the project's folder run: pip install -e .") from None
 
-EXPERIMENT = Path("experiments/gemma_2b_it_nov12")
-MODEL = "google/gemma-2-2b-it"
-METHOD, LAYER = "probe", 16
+EXPERIMENT = Path("experiments/smollm2_135m")
+MODEL = "SmolLM2-135M-Instruct"
+METHOD, LAYER = "probe", 19
 TRAITS = ("refusal", "uncertainty")
 PROMPT = "What is the capital of France?"
 MAX_NEW_TOKENS = 100
@@ -30,16 +32,14 @@ MAX_NEW_TOKENS = 100
 def main() -> None:
     """Generate one answer, score its tokens on every trait, and save a file that visualization.html opens."""
     home = EXPERIMENT.parent
-    vectors = {
-        t: load_vector(EXPERIMENT.name, t, method=METHOD, layer=LAYER, experiments_dir=home).vector for t in TRAITS
-    }
+    vectors = {t: load_vector(EXPERIMENT.name, t, method=METHOD, layer=LAYER, experiments_dir=home) for t in TRAITS}
     loaded = load_model(MODEL)
     model, tokenizer = loaded.model, loaded.tokenizer
     inputs = torch.tensor([encode_prompt(tokenizer, format_prompt(tokenizer, PROMPT))], device=loaded.device)
 
     capture = ActivationCapture()
     with HookManager(model) as hooks:
-        # Layer 16 is what leaves block 15, so this is the module "model.layers.15".
+        # Layer 19 is what leaves block 18, so this is the module "model.layers.18".
         hooks.add_forward_hook(layer_path(model, LAYER), capture.make_hook(f"layer_{LAYER}"))
         output = model.generate(inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
 
@@ -47,10 +47,15 @@ def main() -> None:
     # back, so it has no state and is left out here. Mostly it is the end-of-turn token, which nobody wants to see.
     acts = capture.get(f"layer_{LAYER}")[0, inputs.shape[1] :]
     response_ids = output[0, inputs.shape[1] : -1].tolist()
-    trait_scores = {trait: projection(acts, vector).tolist() for trait, vector in vectors.items()}
+    trait_scores = {trait: projection(acts, vector.vector).tolist() for trait, vector in vectors.items()}
 
     tokens = token_texts(tokenizer, response_ids)
-    result = {"prompt": PROMPT, "response": "".join(tokens), "tokens": tokens, "trait_scores": trait_scores}
+    verdicts = {trait: asdict(verdict) for trait, verdict in verdicts_on(trait_scores, vectors).items()}
+    result = {
+        "prompt": PROMPT, "response": "".join(tokens), "tokens": tokens, "trait_scores": trait_scores,
+        "baselines": {trait: vector.baseline for trait, vector in vectors.items()}, "verdicts": verdicts,
+    }  # fmt: skip
+    print(f"{result['response']}\n{in_words(verdicts)}")  # noqa: T201 - a script to copy
     results_dir = EXPERIMENT / "inference" / "results"
     results_dir.mkdir(parents=True, exist_ok=True)
     (results_dir / "monitor.json").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")

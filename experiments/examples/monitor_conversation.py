@@ -60,6 +60,7 @@ def monitor_conversation(
 
     from extraction.monitoring.texts import monitor_texts
     from extraction.monitoring.vectors import choose_vectors, vectors_in
+    from extraction.monitoring.verdicts import in_words
 
     from utils.experiment import Experiment
     from utils.formats.files import check_output
@@ -76,15 +77,16 @@ def monitor_conversation(
     loaded = load_model_for(vectors_in(chosen), model, device=device)
     sampling, results = Sampling(max_new_tokens, temperature), []
     history = [{"role": "system", "content": system}] if system else []
-    for said in user_messages(messages):
-        history.append({"role": "user", "content": said})
+    for message in user_messages(messages):
+        history.append({"role": "user", "content": message})
         turn_seed = derived_seed(seed, len(history))
         text = Transcript(tuple(history))
         (record,) = monitor_texts(loaded, chosen, [text], sampling, seed=turn_seed, prompt_scores=True)
         history.append({"role": "assistant", "content": record.response})
         results.append(to_json(record))
         write_results(path, results)
-        sys.stdout.write(without_controls(f"{record.response}\n\n{turn_table(record)}\n"))
+        said = f"{record.response}\n\n{turn_table(record)}\n{in_words(record.verdicts)}\n"
+        sys.stdout.write(without_controls(said))
     logger.info("Results: %s", path)
 
 
@@ -101,7 +103,7 @@ def user_messages(messages: str | None) -> Iterator[str]:
 
 
 def turn_table(record: MonitoringRecord) -> str:
-    """Mean centred score of every segment of the conversation, one line per segment: over 0 expresses the trait."""
+    """Mean centred score of every segment of the conversation, a line each: over 0 is nearer the positive examples."""
     lines = [f"{'turn':<24}" + "".join(f"{trait:>16}" for trait in record.trait_scores)]
     for segment in record.segments:
         scores = record.prompt_trait_scores if segment["where"] == "prompt" else record.trait_scores

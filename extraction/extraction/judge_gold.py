@@ -38,7 +38,7 @@ def read_gold_set() -> list[dict[str, str]]:
     import utils.judges
 
     text = (Path(utils.judges.__file__).parent / "gold_set.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def judge_gold(

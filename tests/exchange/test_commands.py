@@ -436,3 +436,10 @@ def test_a_mistake_is_one_line_and_status_1(tmp_path):
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1)
     assert "3_extract_vectors.py --experiment none" in done.stderr
     assert json.dumps(done.stdout) == '""'
+
+
+@pytest.mark.parametrize("name", ["vector.npy", "vectors.npz"])
+def test_a_file_of_numpy_is_refused_with_the_form_to_save(root, tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"is a file of NumPy\. Save vectors by the number of their block"):
+        import_into("smollm2_foreign", "agreeing", str(tmp_path / name), experiments_dir=root)

@@ -54,7 +54,7 @@ def test_steering_vectors_form_round_trips_to_the_last_bit(vectors, tmp_path):
 
 def test_blocks_counted_from_the_end_and_bare_layer_activations_are_understood(tmp_path):
     path = tmp_path / "vector.pt"
-    torch.save({-1: torch.ones(1, 1, 8), 2: torch.zeros(8).half()}, path)
+    torch.save({-1: torch.ones(1, 1, 8), 2: torch.ones(8).half()}, path)
     read = read_steering_vector(path, N_BLOCKS)
     assert {layer: (len(v), v.dtype) for layer, v in read.items()} == {3: (8, torch.float32), 30: (8, torch.float32)}
 
@@ -164,3 +164,21 @@ def test_files_of_the_real_packages_steer_here_as_they_do_there(packages, tmp_pa
     read = read_control_vector(path).directions if "repeng" in action else read_steering_vector(path, N_BLOCKS)
     torch.testing.assert_close(theirs, _our_logits(read), atol=1e-3, rtol=1e-3)
     assert (theirs - _our_logits({layer - 1: vector for layer, vector in read.items()})).abs().max() > 0.01
+
+
+def test_a_vector_of_zeros_in_a_steering_vector_is_left_out_and_said(tmp_path, caplog):
+    path = tmp_path / "vector.pt"
+    torch.save({1: torch.zeros(8), 2: torch.ones(8)}, path)
+    assert sorted(read_steering_vector(path, N_BLOCKS)) == [3]
+    assert "entries 1 hold zeros alone" in caplog.text
+    torch.save({1: torch.zeros(8)}, path)
+    with pytest.raises(DamagedFileError, match="holds no vectors"):
+        read_steering_vector(path, N_BLOCKS)
+
+
+@pytest.mark.parametrize("value", [torch.ones(5, 8), torch.ones(8), {"2": torch.ones(8)}])
+def test_what_does_not_say_its_layers_is_refused_with_the_form_that_does(tmp_path, value):
+    path = tmp_path / "stack.pt"
+    torch.save(value, path)
+    with pytest.raises(DamagedFileError, match=r"torch\.save\({15: vector}, PATH\).* is our layer i \+ 1"):
+        read_steering_vector(path, N_BLOCKS)

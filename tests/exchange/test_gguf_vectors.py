@@ -111,3 +111,20 @@ def test_directions_that_are_not_finite_float32_are_refused(tmp_path, values, sa
         step()
     with pytest.raises(DamagedFileError, match=rf"direction\.3 .*{said}"):
         read_control_vector(path)
+
+
+def _written(path, directions):
+    writer = gguf.GGUFWriter(path, "controlvector")
+    for number, values in directions.items():
+        writer.add_tensor(f"direction.{number}", np.full(4, values, np.float32))
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    return path
+
+
+def test_a_direction_of_zeros_stands_for_a_block_that_is_left_alone(tmp_path, caplog):
+    read = read_control_vector(_written(tmp_path / "some.gguf", {1: 1.0, 2: 0.0, 3: 2.0}))
+    assert sorted(read.directions) == [2, 4]
+    assert "direction.2 hold zeros alone and are left out" in caplog.text
+    with pytest.raises(DamagedFileError, match="holds no directions"):
+        read_control_vector(_written(tmp_path / "none.gguf", {1: 0.0, 2: 1e-40}))

@@ -125,7 +125,7 @@ def test_the_layer_with_the_trait_is_chosen_and_measured_on_what_it_had_not_seen
     by_layer = {layer: [r.auroc for r in rows if r.layer == layer] for layer in range(N_LAYERS)}
     assert max(by_layer[1]) < 0.75 < min(r.auroc for r in rows if r.layer == 3 and r.method != "ica")
     noise = next(r for r in rows if r.method == "probe" and r.layer == 1)
-    assert noise.train_acc > 0.9  # training accuracy would have praised it
+    assert noise.train_acc > noise.auroc + 0.2  # training accuracy would have praised it
 
 
 def test_load_vector_gives_the_chosen_one(full):
@@ -486,14 +486,17 @@ def test_every_summary_row_is_complete(full):
     assert aurocs == sorted(aurocs, reverse=True)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
-def test_no_vector_with_nan_or_infinity_reaches_a_file(lab, bad):
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [([1.0, bad], "NaN or infinity") for bad in (math.nan, math.inf, 1e30)] + [([0.0, 0.0], "a vector of zeros")],
+)
+def test_no_vector_with_nan_or_infinity_or_without_length_reaches_a_file(lab, values, said):
     folder = lab.trait("alpha")
     metadata = VectorMetadata.from_json(
         {"trait": "alpha", "method": "probe", "layer": 2, "model": "m", "hidden_size": 2}
     )
-    with pytest.raises(UserError, match="probe gave NaN or infinity for alpha at layer 2"):
-        write_vector(folder, torch.tensor([1.0, bad]), metadata)
+    with pytest.raises(UserError, match=f"probe gave {said} for alpha at layer 2"):
+        write_vector(folder, torch.tensor(values), metadata)
     assert not folder.vectors_dir.exists()
 
 

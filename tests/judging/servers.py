@@ -107,8 +107,8 @@ def error(status, message, *, param=None, code=None, headers=None):
     return Reply(body, status, headers or {})
 
 
-def completion(text, steps=None, finish="stop", delay=0.0, together=0):
-    """A chat completion; ``steps`` are (token, {token: probability}) pairs."""
+def completion(text, steps=None, finish="stop", delay=0.0, together=0, **message):
+    """A chat completion; ``steps`` are (token, {token: probability}) pairs, ``message`` more of the message."""
     logprobs = None
     if steps is not None:
         content = [
@@ -123,7 +123,7 @@ def completion(text, steps=None, finish="stop", delay=0.0, together=0):
         logprobs = {"content": content}
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": text},
+        "message": {"role": "assistant", "content": text, **message},
         "logprobs": logprobs,
         "finish_reason": finish,
     }

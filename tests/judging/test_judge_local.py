@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import small_model
+from tests.tiny_tokenizer import tiny_tokenizer
 from utils.errors import UserError
 from utils.judges.local import LocalJudge
 from utils.judges.score_tree import score_probabilities
@@ -205,3 +206,18 @@ def test_nothing_to_judge_is_no_mistake_and_free_text_is_refused():
     assert list(judge.judgements([])) == []
     with pytest.raises(UserError, match="binary_text"):
         LocalJudge(small_model("llama"), Numbers(whole=False), "m", "binary_text")
+
+
+@pytest.mark.parametrize(
+    ("begins", "before"),
+    [
+        ("<assistant><think>", "<think></think>\n\n"),
+        ("<|start|>assistant", "<|channel|>final<|message|>"),
+        ("<assistant>", "<assistant>"),
+    ],
+)
+def test_a_local_judge_begins_its_score_where_its_model_answers(begins, before):
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}" + begins
+    tokenizer = tiny_tokenizer(template)
+    judge = LocalJudge(small_model("llama"), tokenizer, "tiny")
+    assert tokenizer.decode(judge._encode("How kind?")).endswith(f"{before}Score:")

@@ -351,3 +351,102 @@ def test_mistakes_in_the_judge_itself_are_named(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "your_openai_key")
     with pytest.raises(UserError, match="OPENAI_API_KEY"):
         OpenAiJudge("m", TEMPLATE)
+
+
+FIRST_WORDS = [("Okay", {"Okay": 0.9, "So": 0.1}), (",", {",": 0.99, " ": 0.01})]
+# How a thinking judge looks from outside: the first tokens, the cut thought, and the whole reply.
+THINKERS = {
+    "tags in the text": (
+        [("<think>", {"<think>": 0.99, "Okay": 0.01})], {"content": "<think>\nOkay, 90"}, {"content": "<think>\n90?\n</think>\n\n42"},
+    ),
+    "opened by the template": (FIRST_WORDS, {"content": "Okay, 90"}, {"content": "Okay, 90?\n</think>\n\n42"}),
+    "taken out by the server": (
+        FIRST_WORDS, {"content": None, "reasoning_content": "Okay, 90"}, {"content": "42", "reasoning": "90?"},
+    ),
+    "parts": (
+        FIRST_WORDS,
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Okay, 90"}]}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "90?"}]}, {"type": "text", "text": "42"}]},
+    ),
+    "a list within the thought": (
+        [("1", {"1": 0.9, "2": 0.1}), (".", {".": 1.0})], {"content": "1. The answer hedges"}, {"content": "1. 90?</think>42"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THINKERS)
+def test_a_judge_that_thinks_is_given_room_and_only_its_answer_counts(ask, name):
+    steps, cut, whole = THINKERS[name]
+
+    def answer(body, n):
+        if wants_logprobs(body):
+            return completion(cut["content"], steps, "length", **{k: v for k, v in cut.items() if k != "content"})
+        message = whole if body["max_tokens"] > 1000 else cut
+        more = {k: v for k, v in message.items() if k != "content"}
+        return completion(message["content"], finish="stop" if message is whole else "length", **more)
+
+    verdicts, server = ask(answer, n=4)
+    assert [(v.score, v.method) for v in verdicts] == [(42.0, "number")] * 4
+    assert [wants_logprobs(body) for body in server.requests].count(True) == 1
+
+
+def test_a_thought_that_never_ends_gives_no_score(ask):
+    def answer(body, n):
+        return completion("</think>42") if n < 2 else completion("It is 90. Score: 90 or", finish="length")
+
+    verdicts, _ = ask(answer, n=2)
+    assert [v.score for v in verdicts] == [42.0, None]
+
+
+def test_a_judge_that_goes_on_after_its_number_is_still_read_by_its_probabilities(ask):
+    [verdict], server = ask(lambda body, n: completion("80, because it", EIGHTY, finish="length"))
+    assert verdict.method == "logprobs"
+    assert len(server.requests) == 1
+
+
+def test_one_text_that_a_provider_flags_does_not_end_the_judging(ask):
+    def answer(body, n):
+        flagged = error(403, "Your input was flagged by moderation")
+        return flagged if "Because 1." in body["messages"][0]["content"] else completion("42")
+
+    verdicts, _ = ask(answer, n=3)
+    assert [v.score for v in verdicts] == [42.0, None, 42.0]
+    assert "flagged" in verdicts[1].reason
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"choices": None, "error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": "Too Many"}}},
+         "429: Provider returned error (Too Many)"),
+        ({"error": "the engine is dead"}, "502: the engine is dead"),
+        ("<html><head><title>Sign in</title></head></html>", "began with 'Sign in'"),
+    ],
+)  # fmt: skip
+def test_an_error_inside_an_answer_is_told_in_the_servers_words(ask, body, said):
+    verdicts, _ = ask(lambda b, n: completion("42") if n < 2 else Reply(body), n=2, max_retries=0)
+    assert verdicts[0].score == 42.0
+    assert said in verdicts[1].reason
+
+
+def test_an_error_inside_an_answer_is_tried_again_as_any_other(ask):
+    busy = Reply({"choices": None, "error": {"message": "busy", "code": 503}})
+    [verdict], server = ask(lambda b, n: busy if n == 0 else completion("42"))
+    assert verdict.score == 42.0
+    assert len(server.requests) == 3  # again, then in words, for this server gives no log-probabilities
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"detail": "Not so"}, "Not so"),
+        ({"detail": [{"loc": ["body", "messages"], "msg": "too many"}]}, "body.messages: too many"),
+        ([{"error": {"message": "in a list"}}], "in a list"),
+        ({"error": {"message": "outer", "innererror": {"message": "inner"}}}, "outer (inner)"),
+        ("<!DOCTYPE html><html><body><h1>Bad gateway</h1></body></html>", "Bad gateway"),
+        ("just words", "just words"),
+    ],
+)
+def test_what_a_server_said_is_told_whatever_its_form(ask, body, said):
+    verdicts, _ = ask(lambda b, n: completion("42") if n < 2 else Reply(body, 400), n=2, max_retries=0)
+    assert verdicts[1].reason == f"400: {said}"

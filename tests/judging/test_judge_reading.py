@@ -129,3 +129,23 @@ def test_a_tokenizer_that_writes_digits_one_by_one_is_recognised():
 def test_white_space_before_the_answer_is_passed_over():
     assert first_answer_token([Token("", ()), Token("\n", ()), Token("8", ())]) == 2
     assert first_answer_token([Token(" ", ())]) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("It might be score: 90, but it only hedges.\n</think>\n\n12", 12),
+        ("The rubric says score: 100 is evil; this is not.</think>\nHarmless, I would say.", None),
+        ("Score: 70? Lower.</think>Score: 20", 20),
+        ("[THINK]Score: 70?[/THINK]20", 20),
+        ("<|channel|>analysis<|message|>70?<|end|><|start|>assistant<|channel|>final<|message|>20<|return|>", 20),
+        ("<seed:think>70? Score: 70", None),
+    ],
+)
+def test_a_number_within_a_thought_is_no_score(reply, score):
+    assert read_number(reply, "0_100") == score
+
+
+@pytest.mark.parametrize(("reply", "score"), [("YES?\n</think>NO", 0), ("Hm, yes?</think>\nThat depends.", None)])
+def test_a_yes_within_a_thought_is_no_answer(reply, score):
+    assert read_yes_no(reply) == score

@@ -281,3 +281,13 @@ def test_two_hundred_rows_at_twenty_at_a_time_spend_little_time_waiting(judged, 
     assert report.scored == {"pos": 100, "neg": 100, "neutral": 0}
     assert judged.server.busiest == 20
     assert waited < 1.5
+
+
+def test_a_response_that_a_server_refused_is_not_judged_and_counted_with_its_reason(judged, folder):
+    rows = read_responses(folder, "pos")
+    rows[0] = dataclasses.replace(rows[0], response="", trait_score=None, finish_reason="refused: 400: filtered")
+    write_responses(folder, "pos", rows)
+    report = judged()
+    assert report.unscored["pos"] == 1
+    assert report.reasons == {"there is no response (refused: 400: filtered)": 1}
+    assert len(judged.server.requests) == 3 * N

@@ -155,6 +155,17 @@ def test_float32_scores_are_written_in_the_digits_that_they_have(output):
         ({"prompt": "p"}, "lacks response, tokens, trait_scores"),
         ({"prompt": "p", "response": "a", "tokens": "a", "trait_scores": {}}, "wrong kind"),
         ({"prompt": "p", "response": "a", "tokens": ["a"], "trait_scores": {"t": [1, 2]}}, "'t' per token"),
+        (
+            {"prompt": ["p"], "response": "a", "tokens": ["a"], "trait_scores": {"t": [1]}},
+            "a list, not text, under prompt",
+        ),
+        ({"prompt": "p", "response": "a", "tokens": [1], "trait_scores": {"t": [1]}}, "a number, not text, as token 0"),
+        ({"prompt": "p", "response": "a", "tokens": ["a"], "trait_scores": {}}, "names no trait"),
+        (
+            {"prompt": "p", "response": "a", "tokens": ["a"], "trait_scores": {"t": [True]}},
+            "a truth value, not a number",
+        ),
+        ({"prompt": "p", "response": "a", "tokens": ["a"], "trait_scores": {"t": [1e301]}}, "too large, not a number"),
     ],
 )
 def test_a_file_that_holds_no_results_is_named(output, value, said):

@@ -348,3 +348,29 @@ def test_a_text_longer_than_the_model_was_made_for_is_said(embedded, experiments
     chosen = choose_vectors(Experiment(experiments, "smollm2_test"), ["evil"])
     monitor_texts(embedded, chosen, [Transcript(({"role": "user", "content": "Hi"},), "word " * 9)], Sampling())
     assert "was made for 8" in caplog.text
+
+
+def test_a_message_that_is_also_a_word_of_the_markup_is_found_where_it_was_said(run, tmp_path):
+    chat = [("user", "user"), ("assistant", "im_end"), ("user", "assistant"), ("assistant", "Yes")]
+    messages = [{"role": role, "content": content} for role, content in chat]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": messages}))
+    _, last = run(text_file=str(tmp_path / "chat.jsonl"), prompt_scores=True)
+    tokens = last["prompt_tokens"]
+    for segment in last["segments"][:3]:
+        before, after = "".join(tokens[: segment["start"]]), "".join(tokens[segment["end"] :])
+        assert before.endswith(f"<|im_start|>{segment['role']}\n")
+        assert after.startswith("<|im_end|>")
+
+
+def test_a_plain_response_is_read_behind_the_end_of_a_thought_that_the_template_opens(
+    run, tmp_path, small, monkeypatch
+):
+    opens = small.tokenizer.chat_template + "{% if add_generation_prompt %}<think>{% endif %}"
+    monkeypatch.setattr(small.tokenizer, "chat_template", opens)
+    rows = [{"prompt": "Hi", "response": r} for r in ("Hello", "A greeting.</think>Hello")]
+    (tmp_path / "texts.json").write_text(json.dumps(rows))
+    plain, whole = run(text_file=str(tmp_path / "texts.json"), prompt_scores=True)
+    assert "".join(plain["prompt_tokens"]).endswith("<think></think>\n\n")
+    assert "".join(whole["prompt_tokens"]).endswith("<think>")
+    assert [s["part"] for s in plain["segments"] if s["where"] == "response"] == [None]
+    assert [s["part"] for s in whole["segments"] if s["where"] == "response"] == ["thinking", "answer"]

@@ -107,3 +107,11 @@ def test_a_missing_file_an_empty_one_and_an_unknown_ending_are_named(tmp_path):
     answered = written(tmp_path, "p.json", [{"messages": chat}])
     with pytest.raises(DamagedFileError, match="last message must be the user's"):
         read_prompts(answered)
+
+
+def test_a_line_ends_at_a_line_break_and_nowhere_else(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("One\u2028still one\r\nTwo\x85still two\n\nThree\x0cstill three\rFour".encode())
+    assert [t.prompt for t in read_prompts(path)] == [
+        "One\u2028still one", "Two\x85still two", "Three\x0cstill three", "Four",
+    ]  # fmt: skip

@@ -10,7 +10,8 @@ from extraction.generate.stage import run
 
 from tests.judging.servers import Reply, completion, error, scripted
 from utils.errors import UserError
-from utils.formats.response_files import read_responses
+from utils.formats.response_files import read_responses, write_responses_metadata
+from utils.models import EMBEDDED_MODEL
 
 
 @pytest.fixture
@@ -138,3 +139,116 @@ def test_a_server_that_fails_is_named_and_what_was_finished_is_kept(generate, fa
     assert len(server.requests) - first == 15
     assert all(row.response for found in rows.values() for row in found)
     assert sum(len(found) for found in rows.values()) == 20
+
+
+def _unless(is_refused, refusal):
+    return lambda body, number: refusal if is_refused(body) else _echo(body, number)
+
+
+FILTERED = error(400, "The response was filtered by the content management policy.", code="content_filter")
+
+
+def test_a_text_that_the_server_refuses_is_an_empty_row_with_the_reason(generate, caplog):
+    with scripted(_unless(lambda body: body["messages"][-1]["content"] == "Why?", FILTERED)) as server:
+        rows = generate(server)
+    refused = [row for found in rows.values() for row in found if row.question == "Why?"]
+    assert {(row.response, row.was_refused) for row in refused} == {("", True)}
+    assert "content management policy" in refused[0].finish_reason
+    assert all(row.response for found in rows.values() for row in found if row.question != "Why?")
+    assert "5 of 20 responses were refused: 400: The response was filtered" in caplog.text
+
+
+def test_a_server_that_refuses_every_text_is_a_broken_run(generate):
+    with scripted(lambda body, n: FILTERED) as server, pytest.raises(UserError, match="content management policy"):
+        generate(server, gen_concurrency=1)
+    assert len(server.requests) == 10
+
+
+def test_an_answer_that_the_provider_took_away_is_a_refused_row(generate):
+    with scripted(lambda body, n: completion(None, finish="content_filter") if n == 0 else _echo(body, n)) as server:
+        rows = generate(server, gen_concurrency=1)
+    assert [row.finish_reason for found in rows.values() for row in found if row.was_refused] == [
+        "refused: content_filter"
+    ]
+
+
+def test_a_refusal_in_a_field_of_its_own_is_the_response(generate):
+    with scripted(lambda body, n: completion(None, refusal="I cannot help with that.")) as server:
+        rows = generate(server)
+    assert rows["pos"][0].response == "I cannot help with that."
+
+
+def test_what_a_server_thinks_is_no_part_of_the_response_and_empty_ones_are_counted(generate, caplog):
+    caplog.set_level(logging.INFO)
+
+    def answer(body, n):
+        question = body["messages"][-1]["content"]
+        if question == "Why?":
+            return completion(None, finish="length", reasoning_content="I still think")
+        return completion("They ask a thing.\n</think>\n\nHere it is." if question == "Who are you?" else "Plain.")
+
+    with scripted(answer) as server:
+        rows = generate(server)
+    assert {(row.question, row.response, row.finish_reason) for row in rows["neutral"]} >= {
+        ("Why?", "", "length"), ("Who are you?", "Here it is.", "stop"), ("How is rain made?", "Plain.", "stop"),
+    }  # fmt: skip
+    assert "5 of 20 responses are empty; 5 were cut while the model thought" in caplog.text
+    assert "thoughts before answers are not kept (10 so far)" in caplog.text
+
+
+def test_options_that_a_server_refuses_are_left_out_or_named_otherwise(generate, lab, caplog):
+    caplog.set_level(logging.INFO)
+
+    def answer(body, n):
+        if "max_tokens" in body:
+            return error(400, "Use 'max_completion_tokens' instead of 'max_tokens'.", param="max_tokens")
+        if "seed" in body:
+            return Reply({"detail": [{"loc": ["body", "seed"], "msg": "extra fields not permitted"}]}, 422)
+        return _echo(body, n)
+
+    with scripted(answer) as server:
+        generate(server)
+    assert len(server.requests) == 22
+    assert server.requests[-1]["max_completion_tokens"] == 12
+    assert "takes no seed: asking without it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error(400, "Conversation roles must alternate user/assistant/user/assistant/..."),
+        error(500, "Jinja Exception: Only user and assistant roles are supported!"),
+        Reply({"error": "Server error: Conversation roles must alternate", "error_type": "generation"}, 424),
+        Reply("", 400),
+    ],
+)
+def test_a_template_without_a_system_role_is_known_by_trying_whatever_the_server_says(generate, refusal):
+    with scripted(_unless(lambda body: body["messages"][0]["role"] == "system", refusal)) as server:
+        rows = generate(server)
+    assert rows["pos"][0].prompt == "Refuse.\n\nWhy?"
+    assert len(server.requests) == 21  # learnt from the first
+
+
+def test_a_server_that_has_taken_a_system_message_is_not_asked_without_one(generate):
+    def answer(body, n):
+        return error(400, "no more") if n == 3 else _echo(body, n)
+
+    with scripted(answer) as server, pytest.raises(UserError, match="400: no more"):
+        generate(server, gen_concurrency=1)
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(("recorded", "loaded"), [({"model": "org/answered"}, "org/answered"), ({}, EMBEDDED_MODEL)])
+def test_judging_locally_takes_the_model_that_made_the_responses(generate, lab, monkeypatch, recorded, loaded):
+    with scripted(_echo) as server:
+        generate(server)
+    folder = lab.trait("alpha")
+    write_responses_metadata(folder, {"generation": recorded})
+
+    def asked_for(settings, generation, load):
+        raise UserError(f"would load {generation.__self__.known['model']}")
+
+    monkeypatch.setattr("extraction.generate.stage.resolve_judge", asked_for)
+    again = Settings(lab.name, "alpha", judge_only=True, device="cpu", experiments_dir=str(lab.experiments_dir))
+    with pytest.raises(UserError, match=f"would load {loaded}"):
+        run(again)

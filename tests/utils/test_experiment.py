@@ -115,6 +115,17 @@ def test_a_damaged_csv_is_named_with_the_command_that_makes_it_again(folder, con
     assert "python extraction/1_generate_responses.py --experiment exp --trait refusal" in str(error.value)
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_table_with_another_separator_is_refused_by_its_name(folder, separator):
+    path = folder.responses_path("pos")
+    path.parent.mkdir(parents=True)
+    rows = [["question", "instruction", "prompt", "response", "trait_score"], ["q", "i, j", "p", "Yes, of course", "8"]]
+    path.write_text("\ufeff" + "\r\n".join(separator.join(row) for row in rows))
+    with pytest.raises(DamagedFileError, match=r"are separated by .*, not by commas") as error:
+        read_responses(folder, "pos")
+    assert repr(separator) in str(error.value)
+
+
 def test_a_csv_with_windows_line_ends_and_a_byte_order_mark_is_read(folder):
     path = folder.responses_path("pos")
     path.parent.mkdir(parents=True)

@@ -103,3 +103,62 @@ def test_characters_split_over_the_embedded_models_tokens_are_shown_whole(embedd
 def test_bytes_that_never_become_a_character_end_as_a_replacement_character(embedded):
     ids = encode_response(embedded.tokenizer, "ok 👨")[:-1]
     assert "".join(token_texts(embedded.tokenizer, ids)) == embedded.tokenizer.decode(ids)
+
+
+OPENS = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+)
+SWITCH = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+)
+CHANNELS = (
+    "{{ bos_token }}{% for m in messages %}<|start|>{{ m['role'] }}<|message|>{{ m['content'] }}<|end|>{% endfor %}"
+    "<|start|>assistant"
+)
+PARTS = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] }}:{% for p in m['content'] %}{% if p['type'] == 'text' %}"
+    "{{ p['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "own", "answering"),
+    [
+        (OPENS, "<assistant><think>\n", "<assistant><think>\n\n</think>\n\n"),
+        (SWITCH, "<assistant>", "<assistant><think>\n\n</think>\n\n"),
+        (CHANNELS, "<|start|>assistant", "<|start|>assistant<|channel|>final<|message|>"),
+        (GEMMA_LIKE, "<turn>model\n", "<turn>model\n"),
+    ],
+    ids=["opened", "switch", "channels", "none"],
+)
+def test_a_plain_answer_is_read_where_the_model_answers_and_a_model_generates_as_it_would(template, own, answering):
+    tokenizer = tiny_tokenizer(template)
+    assert format_prompt(tokenizer, "Why?").endswith(answering)
+    assert format_prompt(tokenizer, "Why?", thinks=None).endswith(own)
+    assert format_conversation(tokenizer, [{"role": "user", "content": "Why?"}]).endswith(own)
+
+
+def test_a_template_that_leaves_out_the_question_or_the_instruction_is_refused():
+    with pytest.raises(UserError, match=r"leaves out the user's 'Why\?': those of image-text models want parts"):
+        format_prompt(tiny_tokenizer(PARTS), "Why?")
+    first_only = "{{ bos_token }}{{ messages[0]['content'] }}"
+    chat = [{"role": r, "content": c} for r, c in (("user", "First?"), ("assistant", "Yes."), ("user", "Second?"))]
+    with pytest.raises(UserError, match="leaves out the user's 'Second"):
+        format_conversation(tiny_tokenizer(first_only), chat)
+
+
+def test_a_template_that_writes_a_text_as_json_or_with_other_spaces_shows_it():
+    text = 'Is "this"\n\n shown? '
+    for how in ("| tojson", "| trim | replace('\\n\\n', '\\n')"):
+        template = "{{ bos_token }}{% for m in messages %}{{ m['content'] " + how + " }}{% endfor %}"
+        assert "shown?" in format_prompt(tiny_tokenizer(template), text)
+
+
+def test_a_template_that_is_set_later_is_the_one_that_counts():
+    tokenizer = tiny_tokenizer(None)
+    assert format_prompt(tokenizer, "Why?", "Be brief.").startswith("Be brief.")
+    tokenizer.chat_template = GEMMA_LIKE
+    assert format_prompt(tokenizer, "Why?", "Be brief.") == "<s><turn>user\nBe brief.\n\nWhy?<end>\n<turn>model\n"
+    assert system_role(tokenizer) == "user turn"

@@ -63,7 +63,7 @@ def test_one_in_twenty_new_neutral_responses_is_flagged_whatever_their_length():
             flagged[length] += float((scale.statistic(fresh, new) > threshold).double().mean()) / 200
             plain[length] += float((fresh > plain_threshold).double().mean()) / 200
     assert all(0.035 < rate < 0.065 for rate in flagged.values()), flagged
-    assert plain[6] > 0.1 and plain[300] < 0.05  # what length does to a threshold on the plain mean
+    assert plain[6] > 0.1 > 2 * plain[300]  # what length does to a threshold on the plain mean
 
 
 def test_the_length_scale_finds_what_the_scores_were_made_with():
@@ -111,7 +111,9 @@ def test_what_cannot_be_said_is_none():
 
 def test_neutral_kinds_count_together():
     reference = Reference.of(torch.arange(99.0))
-    both = ResponseThresholds(LengthScale(0.0, 1.0, 0.0), {"everyday": reference, "neutral": reference}, ("everyday", "neutral"))
+    both = ResponseThresholds(
+        LengthScale(0.0, 1.0, 0.0), {"everyday": reference, "neutral": reference}, ("everyday", "neutral")
+    )
     assert both.verdict(torch.tensor([98.5])).p_neutral == pytest.approx(1 / 199)
 
 

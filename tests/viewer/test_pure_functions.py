@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from traitlens.validation.verdicts import holm
+from utils.formats.results import problem_of_result
 
 from . import samples
 
@@ -149,12 +150,27 @@ def test_good_results_of_a_list_survive_a_bad_neighbour(pure: Any) -> None:
     assert seen["problems"] == ["f.json, result 2: response is missing"]
 
 
+ODD = [
+    {"tokens": ["a", 1]}, {"tokens": "ab"}, {"tokens": []}, {"prompt": ["p"]}, {"response": None}, {"trait_scores": {}},
+    {"trait_scores": [1, 2]}, {"trait_scores": {"x": [1]}}, {"trait_scores": {"x": [1, "2"]}}, {"baselines": 3},
+    {"trait_scores": {"x": [1, True]}}, {"trait_scores": {"x": [1, None]}}, {"trait_scores": {"x": [1, 1e301]}},
+    {"trait_scores": {"x": [1, 1e300]}}, {"trait_scores": {"": [1, 2], "7": [1, 2]}}, {"dynamics": [1]}, {"segments": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ODD, ids=str)
+def test_the_page_takes_exactly_what_the_report_takes(pure: Any, change: dict[str, object]) -> None:
+    result = {**GOOD, **change}
+    assert (read(pure, result)["n"] == 1) == (problem_of_result(result) is None)
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
         ("", "f.json: the file is empty"),
         ("{", "f.json: not valid JSON"),
         ('{"a": [1, NaN]}', "it holds NaN, which JSON does not have; write null"),
+        ('{"a": "\\ud83d"}', "not valid JSON: a text holds half a character"),
         ("[]", "f.json: the list is empty"),
         ("7", "f.json: is a number"),
     ],

@@ -58,7 +58,8 @@ def shuffled_labels(
 ) -> Chance | None:
     """Held-out AUROC of the same method when labels are shuffled among the responses to each question.
 
-    Neutral examples stay what they are. Anything but 0.5 means that the evaluation itself leaks. None where nothing could be held out.
+    Neutral examples stay what they are. Anything but 0.5 means that the evaluation itself leaks. None where nothing
+    could be held out.
     """
     generator = torch.Generator().manual_seed(seed)
     scores, labels = [], []

@@ -3,9 +3,10 @@
 A response's statistic is held against the statistics of responses that do not show the trait. The threshold at a rate
 alpha is an order statistic, the k-th largest of n with k the whole part of alpha (n + 1): where a new response is
 exchangeable with those n, it lies above with probability at most alpha (split conformal prediction, Vovk et al. 2005;
-Papadopoulos et al. 2002). Nothing about the scores' distribution is assumed. What is assumed is that new text is like the text
-that was held against, so there are several kinds of it: everyday text, neutral answers to the traits' questions, and
-answers that show the trait's opposite. A trait is expressed where the statistic is above the threshold over every kind.
+Papadopoulos et al. 2002). Nothing about the scores' distribution is assumed. What is assumed is that new text is like
+the text that was held against, so there are several kinds of it: everyday text, neutral answers to the traits'
+questions, and answers that show the trait's opposite. A trait is expressed where the statistic is above the threshold
+over every kind.
 """
 
 from __future__ import annotations
@@ -146,8 +147,14 @@ class ResponseThresholds:
     kinds: Mapping[str, Reference]
     neutral: Sequence[str]
 
+    def highest(self, rate: float) -> float | None:
+        """The highest of the kinds' thresholds; None where a kind has too few responses for one."""
+        levels = [reference.threshold(rate) for reference in self.kinds.values()]
+        known = [level for level in levels if level is not None]
+        return max(known) if known and len(known) == len(levels) else None
+
     def verdict(self, scores: Tensor) -> Verdict | None:
-        """The verdict on one response from its tokens' centred scores [n]; None without tokens or with NaN among them."""
+        """The verdict on a response from its tokens' centred scores [n]; None without tokens or with NaN among them."""
         if not len(scores) or not bool(scores.isfinite().all()):
             return None
         statistic = float(self.scale.statistic(scores.double().mean(), torch.tensor(len(scores))))
@@ -203,14 +210,15 @@ def measure_against_neutral(
         return None
     pool = Reference.of(neutral)
     units = torch.cat([questions, int(questions.max()) + 1 + torch.arange(len(neutral))])
-    interval = auroc_interval(
-        torch.cat([positive, neutral]), torch.arange(len(units)) < len(positive), [units]
-    )
+    interval = auroc_interval(torch.cat([positive, neutral]), torch.arange(len(units)) < len(positive), [units])
     levels = [pool.threshold(rate) for rate in RATES]
-    strict = [[kind.threshold(rate) for kind in thresholds.kinds.values()] for rate in RATES]
-    highest = [None if None in of_kinds else max(of_kinds) for of_kinds in strict]
-    shares = [None if level is None else float((positive > level).double().mean()) for level in (*levels, *highest)]
-    return AgainstNeutral(interval, *shares, len(neutral))
+    recall_5, recall_1 = (_share_above(positive, level) for level in levels)
+    expressed_5, expressed_1 = (_share_above(positive, thresholds.highest(rate)) for rate in RATES)
+    return AgainstNeutral(interval, recall_5, recall_1, expressed_5, expressed_1, len(neutral))
+
+
+def _share_above(statistics: Tensor, level: float | None) -> float | None:
+    return None if level is None else float((statistics > level).double().mean())
 
 
 def holm(p_values: Mapping[str, float], rate: float = 0.05) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from utils.chat.client import ChatClient, Reply, UnreadableAnswerError, at, parse_answer
+from utils.chat.words import in_short, words_of
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -32,11 +33,11 @@ class AnthropicClient(ChatClient["AsyncAnthropic"]):
             response = await create(model=self.model, max_tokens=limit, messages=[{"role": "user", "content": prompt}])
         except APIError as error:
             raise self._explained(error) from error
-        answer = parse_answer(response.http_response.content)
+        answer = parse_answer(response.http_response.content, self.server)
         self._count(answer, "input_tokens", "output_tokens")
         blocks = at(answer, "content")
         if not isinstance(blocks, list):  # a proxy may answer 200 with a page
-            raise UnreadableAnswerError
+            raise UnreadableAnswerError(in_short(self.server.without_keys(words_of(answer))))
         texts = [at(block, "text") for block in blocks if at(block, "type") == "text"]
         ending = at(answer, "stop_reason")
         return Reply("".join(t for t in texts if isinstance(t, str)), ending if isinstance(ending, str) else "")

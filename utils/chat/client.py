@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from utils.chat.http_client import bounded_client, mentions_quota
+from utils.chat.words import in_short, words_of
 from utils.config import keys_in, without_keys
 
 if TYPE_CHECKING:
@@ -25,8 +26,24 @@ _ROW_CODES = (
     "content_policy_violation",
     "string_above_max_length",
     "invalid_prompt",
+    "ResponsibleAIPolicyViolation",
+    "data_inspection_failed",
 )
-_ROW_WORDS = ("context length", "context window", "maximum context", "too long", "content policy", "content management")
+_ROW_WORDS = (
+    "context length",
+    "context window",
+    "context size",
+    "maximum context",
+    "too long",
+    "content policy",
+    "content management",
+    "content filter",
+    "usage policy",
+    "usage policies",
+    "inappropriate content",
+    "safety system",
+    "moderation",
+)
 
 
 class ChatError(Exception):
@@ -48,8 +65,19 @@ class ChatError(Exception):
         """Whether the server rejected the kind of request; not one that is too long or whose content is not allowed."""
         if self.status >= 500 or self.status in (0, 408, 409, 413, 429):
             return False
+        return not self._names_the_content
+
+    @property
+    def is_about_the_row(self) -> bool:
+        """Whether the server refused this text, as too long or for what it says: others may well be answered."""
+        if self.status in (0, 401, 404, 408, 409, 429) or self.no_quota:
+            return False
+        return self.status == 413 or self._names_the_content
+
+    @property
+    def _names_the_content(self) -> bool:
         codes, text = self.names.split(), self.said.lower()
-        return not any(code in _ROW_CODES for code in codes) and not any(words in text for words in _ROW_WORDS)
+        return any(code in _ROW_CODES for code in codes) or any(words in text for words in _ROW_WORDS)
 
 
 class NoConnectionError(ChatError):
@@ -59,8 +87,9 @@ class NoConnectionError(ChatError):
 class UnreadableAnswerError(ChatError):
     """A server's answer is not what its API promises: a page, another object, half of one."""
 
-    def __init__(self) -> None:
-        super().__init__("the server's answer was not a chat completion in JSON")
+    def __init__(self, said: str = "") -> None:
+        found = f", but began with {said[:80]!r}" if said else ""
+        super().__init__(f"the server's answer was not a chat completion in JSON{found}", said=said)
 
 
 @dataclass(frozen=True)
@@ -103,16 +132,23 @@ class Reply:
         text: None where the answer holds no message.
         ending: why it ended, in the server's word; empty where it gives none.
         tokens: only where they were asked for and the server gives them.
+        thought: what the server took out of the text as the model's reasoning.
     """
 
     text: str | None
     ending: str
     tokens: tuple[Token, ...] = ()
+    thought: str = ""
 
     @property
     def is_finished(self) -> bool:
         """Whether the model ended its answer by itself."""
-        return self.ending not in ("length", "max_tokens", "refusal")
+        return not self.is_cut and self.ending not in ("refusal", "content_filter")
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer reached the limit of its length."""
+        return self.ending in ("length", "max_tokens")
 
 
 class _Sdk(Protocol):
@@ -235,7 +271,7 @@ class ChatClient(ABC, Generic[Sdk]):
         said = error_text(error, self.server)
         if not status:
             return NoConnectionError(f"no connection ({said})", said=said)
-        names = f"{getattr(error, 'param', None) or ''} {code}"
+        names = f"{getattr(error, 'param', None) or ''} {code} {at(error.body, 'innererror', 'code') or ''}"
         return ChatError(f"{status}: {said}", status, said, names, mentions_quota(f"{code} {error.body}"))
 
     def _count(self, answer: object, *names: str) -> None:
@@ -246,23 +282,21 @@ class ChatClient(ABC, Generic[Sdk]):
 
 def error_text(error: openai.APIError | anthropic.APIError, server: ChatServer) -> str:
     """The server's own words in an error, on one short line, without the keys that they may repeat."""
-    body = error.body
-    message = at(body, "error", "message") or at(body, "message") or body
-    text = " ".join(str(message if isinstance(message, str) and message else error).split())
-    text = server.without_keys(text)  # before it is cut, which may leave half a key
-    return text if len(text) <= 200 else text[:199] + "…"
+    text = server.without_keys(words_of(error.body) or str(error))  # before it is cut, which may leave half a key
+    return in_short(text)
 
 
-def parse_answer(data: bytes) -> object:
+def parse_answer(data: bytes, server: ChatServer) -> object:
     """The value of an answer in JSON. Its texts may hold half characters and its numbers may be infinite.
 
     Raises:
-        UnreadableAnswerError: it is something else.
+        UnreadableAnswerError: it is something else; says what it began with.
     """
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:  # a page; a number of 5,000 digits; brackets without end
-        raise UnreadableAnswerError from error
+        said = words_of(data[:20_000].decode("utf-8", "replace"))
+        raise UnreadableAnswerError(in_short(server.without_keys(said))) from error
 
 
 def at(value: object, *path: str | int) -> object:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import sys
 from typing import Any
 
@@ -12,6 +14,11 @@ from utils.errors import UserError
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _MOST_BYTES = 8 * 2**20  # a chat completion has some thousand; a page or a broken server may have any number
+_ROLES = re.compile(
+    r"roles must alternate|system (?:role|message|prompt)|role.{0,20}\bsystem\b|only user and assistant|jinja exception"
+    r"|(?:first|conversation).{0,40}\buser\b",
+    re.IGNORECASE,
+)
 _QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "credit balance")
 
 
@@ -49,16 +56,42 @@ class _BoundedClient:
         headers = response.headers.copy()
         for name in ("content-encoding", "content-length", "transfer-encoding"):  # it is decoded now
             headers.pop(name, None)
-        whole = type(response)(response.status_code, headers=headers, content=bytes(body), request=request)
+        status = response.status_code
+        if status == 200:
+            status = _status_inside(bytes(body))
+        whole = type(response)(status, headers=headers, content=bytes(body), request=request)
         if whole.is_error and _is_useless_to_repeat(whole.status_code, whole.text):
             whole.headers["x-should-retry"] = "false"
         return whole
 
 
+def _status_inside(body: bytes) -> int:
+    """200, or the status of the error that an answer with 200 holds in place of a message, as gateways send it."""
+    if b'"error"' not in body:
+        return 200
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):  # told where the answer is read
+        return 200
+    if not isinstance(answer, dict) or not answer.get("error") or answer.get("choices") or answer.get("content"):
+        return 200
+    error = answer["error"]
+    codes = [error.get("code"), error.get("status")] if isinstance(error, dict) else []
+    for code in [*codes, answer.get("code"), answer.get("status")]:
+        if re.fullmatch(r"[45][0-9][0-9]", str(code)):
+            return int(str(code))
+    return 502
+
+
 def _is_useless_to_repeat(status: int, text: str) -> bool:
     """Whether an error will not pass; the libraries take every 429 and 500 for one that does."""
-    unsupported = "response_format" in text or "json_schema" in text
+    unsupported = "response_format" in text or "json_schema" in text or mentions_roles(text)
     return (status == 429 or status >= 500) and (mentions_quota(text) or unsupported)
+
+
+def mentions_roles(text: str) -> bool:
+    """Whether a server's words are those of a chat template that knows no system role."""
+    return _ROLES.search(text) is not None
 
 
 def mentions_quota(text: str) -> bool:

@@ -18,6 +18,7 @@ from utils.chat.client import (
     at,
     parse_answer,
 )
+from utils.chat.words import in_short, words_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _REFUSALS = (400, 403, 422, 500, 501)
 _LOGPROBS = re.compile(r"\blog_?prob|log[- ]probabilit|\btop_logprobs", re.IGNORECASE)
+# Where servers put what they take out of a text as reasoning: DeepSeek and vLLM; OpenRouter and newer vLLM.
+_THOUGHTS = ("reasoning_content", "reasoning")
 _FORMAT = r"response_format|json_schema|structured"
 
 
@@ -88,9 +91,9 @@ class OpenAiClient(ChatClient["AsyncOpenAI"]):
                 if not self._learn(explained, sent, needed):
                     raise explained from error
             else:
-                answer = parse_answer(response.http_response.content)
+                answer = parse_answer(response.http_response.content, self.server)
                 if at(answer, "choices", 0) is None:  # a server may answer 200 with anything
-                    raise UnreadableAnswerError
+                    raise UnreadableAnswerError(in_short(self.server.without_keys(words_of(answer))))
                 self._count(answer, "prompt_tokens", "completion_tokens")
                 return _reply(answer, logprobs)
 
@@ -120,6 +123,7 @@ class OpenAiClient(ChatClient["AsyncOpenAI"]):
             pattern = _FORMAT if name == "response_format" else rf"\b{name}\b"
             if name not in needed and re.search(pattern, said):
                 self.refused.add(name)
+                logger.info("%s takes no %s: asking without it", self.model, name)
                 if name == self._limit_name:
                     self._limit_name = "max_tokens" if name == "max_completion_tokens" else "max_completion_tokens"
                 return True
@@ -135,13 +139,27 @@ class OpenAiClient(ChatClient["AsyncOpenAI"]):
 
 def _reply(answer: object, logprobs: bool) -> Reply:
     message = at(answer, "choices", 0, "message")
-    content = at(message, "content")
     ending = at(answer, "choices", 0, "finish_reason")
+    content = at(message, "content")
+    said = _text_in(content, "text") or _text_in(at(message, "refusal"), "refusal")
+    thoughts = [_text_in(at(message, name), "text") for name in _THOUGHTS]
+    if isinstance(content, list):  # Mistral sends parts
+        thoughts.append(_text_in(content, "thinking"))
     return Reply(
-        None if message is None else content if isinstance(content, str) else "",
+        None if message is None else said,
         ending if isinstance(ending, str) else "",
         tuple(_tokens(answer)) if logprobs else (),
+        next(filter(None, thoughts), ""),
     )
+
+
+def _text_in(content: object, kind: str) -> str:
+    """The text of a message's content, whether it is one or a list of parts, of which those of a ``kind`` count."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [at(part, kind) for part in parts if at(part, "type") in (kind, f"output_{kind}")]
+    return "".join(_text_in(text, "text") for text in texts)
 
 
 def _tokens(answer: object) -> list[Token]:

@@ -65,7 +65,7 @@ class Activations:
         return self._slice("neutral_tokens", layer, self.info.n_neutral_tokens)
 
     def within(self, layer: int) -> Tensor:
-        """How states move within responses at one layer: means of windows less that of the response, float32 [m, hidden]."""
+        """How states move within responses at a layer: means of windows less the response's, float32 [m, hidden]."""
         return self._slice("within", layer, self.info.n_windows)
 
     def _slice(self, part: str, layer: int, rows: int) -> Tensor:

@@ -15,6 +15,7 @@ from utils.experiment import TraitFolder
 from utils.formats.files import read_json, read_text, replacing, sha256_of_texts, write_json
 from utils.records import Polarity, Response
 
+_SEPARATOR_REMEDY = "Save it with commas, as a program of tables can, or change it with pandas.read_csv and to_csv"
 _COLUMNS = ("question", "instruction", "prompt", "response", "trait_score")
 
 
@@ -31,7 +32,10 @@ def read_responses(folder: TraitFolder, polarity: Polarity) -> list[Response]:
     path, remedy = folder.responses_path(polarity), _remedy(folder)
     if polarity == "neutral" and not path.is_file():
         return []
-    if uneven := _uneven_row(read_text(path, remedy)):
+    text = read_text(path, remedy)
+    if separator := _other_separator(text.partition("\n")[0]):
+        raise DamagedFileError(path, f"its columns are separated by {separator!r}, not by commas", _SEPARATOR_REMEDY)
+    if uneven := _uneven_row(text):
         raise DamagedFileError(path, uneven, remedy)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -100,6 +104,15 @@ def _remedy(folder: TraitFolder) -> str:
     """How to make the responses again: stage 1 takes those that its metadata vouch for as finished."""
     finished = folder.responses_metadata_path.is_file() and not folder.generation_journal.settings_path.is_file()
     return folder.command(1) + (" --overwrite" if finished else "")
+
+
+def _other_separator(header: str) -> str | None:
+    """What separates the documented columns in a header, where that is not a comma; None also for other headers."""
+    for separator in (";", "\t", "|"):
+        names = [name.strip('"\ufeff\r ') for name in header.split(separator)]
+        if "question" in names and "response" in names:
+            return separator
+    return None
 
 
 def _uneven_row(text: str) -> str | None:

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 REMEDY = "Give a result file, as run_dynamics.py writes it"
 _REPLACE = "Give another --output, or --overwrite to replace it"
+_LARGEST_SCORE = 1e300  # the page's limit: its axes need room for sums
 # What every result has; all else is optional.
 _REQUIRED_KEYS = ("prompt", "response", "tokens", "trait_scores")
 
@@ -96,6 +97,11 @@ class ResultsFile:
         return known
 
     @property
+    def made(self) -> list[dict[str, object]]:
+        """The results that are there, in order."""
+        return [self._results[i] for i in sorted(self._results)]
+
+    @property
     def missing(self) -> list[int]:
         """Numbers of the results that have yet to be made."""
         return [i for i in range(self._n_results) if i not in self._results]
@@ -109,7 +115,7 @@ class ResultsFile:
     def write(self) -> None:
         """Write the JSON file with what there is, in order; the journal stays until nothing is missing."""
         if self._results:
-            write_results(self.output, [self._results[i] for i in sorted(self._results)])
+            write_results(self.output, self.made)
         if not self.missing:
             write_json(self._settings_path, self._settings)
             self._journal.clear()
@@ -140,7 +146,7 @@ def results_of(path: Path, value: Any, remedy: str = REMEDY) -> list[dict[str, o
 
 
 def problem_of_result(result: object) -> str | None:
-    """Why a JSON value is not a result of monitoring, None where it is one."""
+    """Why a JSON value is not a result of monitoring, None where it is one; the page refuses the same."""
     if not isinstance(result, dict):
         return f"is {type(result).__name__}, not an object"
     missing = [key for key in _REQUIRED_KEYS if key not in result]
@@ -152,7 +158,35 @@ def problem_of_result(result: object) -> str | None:
     for trait, scores in trait_scores.items():
         if not isinstance(scores, list) or len(scores) != len(tokens):
             return f"has not one score of {trait!r} per token"
-    return None
+    return next(_problems_of_values(result), None)
+
+
+def _problems_of_values(result: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the texts and numbers of a result whose lists are of the right lengths."""
+    for key in ("prompt", "response"):
+        if not isinstance(result[key], str):
+            yield f"has {_kind(result[key])}, not text, under {key}"
+    for i, token in enumerate(result["tokens"]):
+        if not isinstance(token, str):
+            yield f"has {_kind(token)}, not text, as token {i}"
+    if not result["trait_scores"]:
+        yield "names no trait under trait_scores"
+    for trait, scores in result["trait_scores"].items():
+        for i, score in enumerate(scores):
+            if score is not None and not _is_score(score):
+                yield f"has {_kind(score)}, not a number or null, as score {i} of {trait!r}"
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_SCORE
+
+
+def _kind(value: object) -> str:
+    """What a JSON value is, in words."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "a number that is too large" if abs(value) > _LARGEST_SCORE else "a number"
+    kinds = {str: "text", bool: "a truth value", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "nothing")
 
 
 def to_json(record: MonitoringRecord) -> dict[str, object]:

@@ -58,7 +58,8 @@ def plain_vector(value: object, hidden_size: int | None = None) -> torch.Tensor:
     """A tensor as a float32 vector [hidden] without gradient.
 
     Raises:
-        ValueError: it is no dense vector of finite real numbers, or not of the size wanted; says what it is.
+        ValueError: it is no dense vector of finite real numbers other than zero, or not of the size wanted; says what
+            it is.
 
     >>> plain_vector(torch.ones(2, dtype=torch.float16))
     tensor([1., 1.])
@@ -70,6 +71,8 @@ def plain_vector(value: object, hidden_size: int | None = None) -> torch.Tensor:
         raise ValueError(f"has {len(vector)} values, not {hidden_size}")
     if not is_finite(vector):
         raise ValueError("holds NaN, infinity or numbers too large")
+    if not is_direction(vector):
+        raise ValueError("holds zeros alone, which is no direction")
     return vector
 
 
@@ -87,3 +90,8 @@ def dense(value: object) -> torch.Tensor | None:
 def is_finite(vector: torch.Tensor) -> bool:
     """Whether a vector's values are finite and so is its norm in float32, by which scores are divided."""
     return bool(vector.float().norm().isfinite())
+
+
+def is_direction(vector: torch.Tensor) -> bool:
+    """Whether a vector has a length in float32: neither zeros nor numbers too small for one."""
+    return bool(vector.float().norm() != 0)  # also of NaN, which is another fault

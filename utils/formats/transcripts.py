@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,9 @@ def read_prompts(path: Path) -> list[Transcript]:
     if path.suffix.lower() in (".json", ".jsonl", ".csv"):
         found = [_prompt_of(path, place, row) for place, row in _rows(path, _PROMPTS_REMEDY)]
     else:
-        found = [asking(line.strip()) for line in read_text(path, _PROMPTS_REMEDY).splitlines() if line.strip()]
+        found = [
+            asking(line.strip()) for line in re.split(r"\r\n|\r|\n", read_text(path, _PROMPTS_REMEDY)) if line.strip()
+        ]
     if not found:
         raise DamagedFileError(path, "holds no prompts", _PROMPTS_REMEDY)
     return found

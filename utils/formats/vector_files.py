@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.experiment import SUMMARY, TraitFolder
 from utils.formats.files import read_json, read_text, write_json, write_text
-from utils.formats.torch_file import is_finite, load_tensors, plain_vector, save_tensors
+from utils.formats.torch_file import is_direction, is_finite, load_tensors, plain_vector, save_tensors
 from utils.formats.vector_metadata import SummaryRow, VectorMetadata, place_of, vector_name
 from utils.models.compatibility import documented_layer
 from utils.records import TraitVector
@@ -55,12 +55,14 @@ def write_vector(folder: TraitFolder, vector: Tensor, metadata: VectorMetadata) 
     """Write a vector [hidden] and its side-car, the side-car first; returns the tensor's path.
 
     Raises:
-        UserError: the vector holds NaN or infinity, which never reach a file.
+        UserError: the vector is zero or holds NaN or infinity, which never reach a file.
     """
     path = vector_path(folder, metadata.method, metadata.layer)
     vector = vector.detach().cpu().float().contiguous().clone()
     if not is_finite(vector):
         raise UserError(f"{metadata.method} gave NaN or infinity for {folder.trait} at layer {metadata.layer}")
+    if not is_direction(vector):
+        raise UserError(f"{metadata.method} gave a vector of zeros for {folder.trait} at layer {metadata.layer}")
     write_json(sidecar_path(path), {**metadata.to_json(), _FINGERPRINT: _fingerprint(vector)})
     save_tensors(path, vector)
     return path

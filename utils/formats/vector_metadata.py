@@ -91,8 +91,10 @@ class ReferenceRecord(Record):
 
 @dataclass(frozen=True)
 class ThresholdsRecord(Record):
-    """What a response is held against: its mean centred score, less ``centre``, over the square root of ``between +
-    within / n``, against each kind's statistics.
+    """What a response of n tokens is held against.
+
+    Its statistic, the mean centred score less ``centre`` over the square root of ``between + within / n``, is compared
+    with those of each kind of text.
 
     Attributes:
         kinds: references by kind of text: everyday, neutral, negative.

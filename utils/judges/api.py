@@ -166,7 +166,7 @@ class ApiJudge(ABC, Generic[Client]):
             raise JudgeError(f"the account at {where} has no quota left ({status}). Add credit, {remedy}")
         if status == 401:
             raise JudgeError(f"{where} refused the key (401). Set {self.client.server.key_name} in .env, {remedy}")
-        if status == 403:
+        if status == 403 and error.is_about_the_request:
             raise JudgeError(f"{where} does not allow {model} (403: {said}). Check the account, {remedy}")
         if status == 404:
             raise JudgeError(f"{where} has no model {model!r} (404). Check the name, {remedy}")

@@ -6,7 +6,9 @@ import contextlib
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
+from traitlens.thinking import begins_to_think, find_thinking
 from utils.chat.client import Reply
 from utils.chat.openai import NoLogProbabilitiesError, OpenAiClient
 from utils.judges.api import ApiJudge
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 _FEW_TOKENS = 12  # a number with a few words around it; also shows whether the tokenizer splits numbers
 _SOME_TOKENS = 64
 _MANY_TOKENS = 4096  # models that reason before they answer count their reasoning
+_LIST = re.compile(r"\s*[0-9]+[.):]\s+[^\s0-9]")  # "1. The answer ..." begins a list
 _REASONING_MODEL = re.compile(r"(?:.*/)?(o[1-9]|gpt-([5-9]|[1-9]\d))")
 
 
@@ -35,7 +38,8 @@ class OpenAiJudge(ApiJudge[OpenAiClient]):
     _client_class = OpenAiClient
     # Found out with the first answers.
     _splits_numbers: bool | None = None
-    _reasons = False
+    _reasons: bool | None = None
+    _is_long = False
 
     async def _grade(self, prompt: str) -> Judgement:
         """The expected score over log-probabilities where the server gives them, else the score stated in words."""
@@ -44,10 +48,31 @@ class OpenAiJudge(ApiJudge[OpenAiClient]):
             messages, wished = [{"role": "user", "content": prompt}], self._wishes(logprobs=True)
             with contextlib.suppress(NoLogProbabilitiesError):
                 reply = await self.client.ask(messages, wished=wished, limit=_FEW_TOKENS, logprobs=True)
-                judgement = self._by_logprobs(reply)
+                judgement = None if self._may_be_thinking(reply) else self._by_logprobs(reply)
                 if judgement is not None:
                     return judgement
         return await super()._grade(prompt)
+
+    def _may_be_thinking(self, reply: Reply) -> bool:
+        """Whether the first tokens may be a thought, whose probabilities say nothing of the score.
+
+        Where a template opens the thought, nothing in the answer tells it: then one that did not end, and does not
+        begin as an answer does, is asked for in words.
+        """
+        said = reply.text or ""
+        if not reply.tokens:
+            return False
+        if reply.thought or begins_to_think(said):
+            self._learn_reasons()
+        if self._reasons or reply.is_finished:
+            return bool(self._reasons)
+        likeliest = reply.tokens[first_answer_token(reply.tokens) or 0].likeliest
+        no_answer = not said.strip() or expected_score(likeliest, self.eval_type) is None
+        return self._reasons is None and (no_answer or _LIST.match(said) is not None)
+
+    def _learn_reasons(self) -> None:
+        self._reasons = self._is_long = True
+        self.client.learn_no_logprobs("it thinks before it answers")
 
     def _by_logprobs(self, reply: Reply) -> Judgement | None:
         """The expected score; None where this server's log-probabilities cannot give it."""
@@ -74,15 +99,19 @@ class OpenAiJudge(ApiJudge[OpenAiClient]):
         return _judgement(expected_score(likeliest, self.eval_type), "logprobs", why_not)
 
     async def _ask(self, prompt: str) -> Reply:
-        """The answer in words, asked for again with room for reasoning where it was cut within that."""
+        """The answer in words, asked for again with room for reasoning where it was cut within less."""
         messages, wished = [{"role": "user", "content": prompt}], self._wishes(logprobs=False)
-        limit = _MANY_TOKENS if self._reasons else _SOME_TOKENS
-        reply = await self.client.ask(messages, wished=wished, limit=limit)
-        said = (reply.text or "").lstrip()
-        if not self._reasons and not reply.is_finished and (not said or said.startswith("<think")):
-            self._reasons = True
+        reply = await self.client.ask(messages, wished=wished, limit=_MANY_TOKENS if self._is_long else _SOME_TOKENS)
+        if reply.is_cut and not self._is_long:
+            self._is_long = True
             reply = await self.client.ask(messages, wished=wished, limit=_MANY_TOKENS)
-        return reply
+        said = reply.text or ""
+        if reply.thought or find_thinking(said) is not None:
+            self._learn_reasons()
+        elif self._reasons is None and reply.is_finished:
+            self._reasons = False
+        is_cut_thought = self._reasons and not reply.is_finished and not reply.thought and find_thinking(said) is None
+        return replace(reply, text="") if is_cut_thought else reply  # the template opened it, and it never ended
 
     def _wishes(self, *, logprobs: bool) -> dict[str, object]:
         """Options that make a good answer likelier, where the server takes them."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from traitlens.thinking import answer_of as without_thinking
 from utils.chat.client import Token
 from utils.formats.files import parse_json
 
@@ -19,7 +20,6 @@ EVAL_TYPES: tuple[str, ...] = get_args(EvalType)
 MIN_MASS = 0.25
 
 _PLACEHOLDER = re.compile(r"\{(question|answer)\}")
-_THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _NUMBER = r"(?<![\w.,+-])([0-9]+(?:\.[0-9]+)?)(?![\w,]|\.[0-9])"
 _LEAD = r"(?:the\s+|my\s+|final\s+|overall\s+)*(?:score|rating|grade|answer)\b\s*(?:is|of|would\s+be|[:=-])?\s*:?"
 _DECORATION = re.compile(r"[*_`\"'#\[\](){}]")
@@ -130,12 +130,6 @@ def read_number(text: str, eval_type: str, *, finished: bool = True) -> float | 
         plain = re.sub(r"(?<=[0-9])\s*(?:/|out of)\s*100\b|(?<=[0-9])\s*%", "", plain) if high == 100 else plain
         value = _stated_number(plain)
     return value if value is not None and 0 <= value <= high else None
-
-
-def without_thinking(text: str) -> str:
-    """``text`` without its reasoning block; empty where the block never ends."""
-    text = _THINKING.sub("", text)
-    return "" if re.match(r"\s*<think", text, re.IGNORECASE) else text.strip()
 
 
 def _json_score(text: str) -> float | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from utils.config import get_credential
 from utils.errors import UserError
 from utils.hub import hub_errors
+from utils.models.checkpoint import put_aside_generation_defaults, set_template_beside
 from utils.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def load_model(
         raise UserError(f"cannot load the model {name!r}: {_reason(error)}. {_remedy(name)}") from error
     except (RuntimeError, AssertionError) as error:  # torch's answers to a device that is full, or not there
         raise UserError(f"cannot put {name!r} on device {device!r}: {_reason(error)}") from error
+    set_template_beside(tokenizer, path, revision)
+    put_aside_generation_defaults(model, name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     logger.info("loaded %s (%s, %s)", name, device, str(model.dtype).removeprefix("torch."))

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from traitlens.thinking import find_thinking
 from utils.errors import UserError
 from utils.experiment import EVERYDAY, TraitFolder
 from utils.formats.response_files import read_responses
@@ -86,7 +87,10 @@ def encoded(kept: Mapping[Polarity, NumberedResponses], loaded: LoadedModel, con
     for polarity in POLARITIES:
         for row, (_, response) in enumerate(kept[polarity]):
             instruction = response.instruction if context == "full" else ""
-            prompt = encode_prompt(loaded.tokenizer, format_prompt(loaded.tokenizer, response.question, instruction))
+            # A response that holds its thought is read where the model thinks; a plain one where it answers.
+            thinks = None if find_thinking(response.response) else False
+            text = format_prompt(loaded.tokenizer, response.question, instruction, thinks=thinks)
+            prompt = encode_prompt(loaded.tokenizer, text)
             ids = prompt + encode_response(loaded.tokenizer, response.response)
             if len(prompt) >= limit:
                 raise UserError(
@@ -116,7 +120,7 @@ def choose_neutral_tokens(examples: Sequence[Example], wanted: int) -> list[Exam
 
 
 def choose_windows(examples: Sequence[Example]) -> list[Example]:
-    """The examples with the windows to keep: up to three a response, evenly spread, of at most ``_MOST_WINDOWS`` in all.
+    """The examples with the windows to keep: up to three a response, evenly spread, ``_MOST_WINDOWS`` in all at most.
 
     A response of fewer than two windows moves too little to keep one.
     """

@@ -109,7 +109,7 @@ def _refuse_links(folder: TraitFolder) -> None:
 
 def _files(folder: TraitFolder, info: ActivationsInfo) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Path and shape of each part's tensor in an unfinished capture."""
-    rows = {polarity: len(info.rows[polarity]) for polarity in POLARITIES}
+    rows: dict[str, int] = {polarity: len(info.rows[polarity]) for polarity in POLARITIES}
     rows |= {"neutral_tokens": info.n_neutral_tokens, "within": info.n_windows}
     return {
         part: (

@@ -11,10 +11,10 @@ from utils.records import Context, StoredDtype
 class Settings(TraitsSettings, LoadingSettings):
     """Capture each response's mean activation at every layer.
 
-    Needs the responses of stage 1. Writes experiments/EXPERIMENT/TRAIT/activations/, and experiments/EXPERIMENT/everyday/
-    for text that all traits share: the experiment's own, or that of the starter corpus. An interrupted run continues
-    where it stopped. Several processes split the work: torchrun --nproc_per_node N extraction/2_extract_activations.py
-    ...
+    Needs the responses of stage 1. Writes experiments/EXPERIMENT/TRAIT/activations/, and
+    experiments/EXPERIMENT/everyday/ for text that all traits share: the experiment's own, or the starter corpus's. An
+    interrupted run continues where it stopped. Several processes split the work: torchrun --nproc_per_node N
+    extraction/2_extract_activations.py ...
 
     Args:
         experiment: name of the experiment.

@@ -54,7 +54,9 @@ def run(settings: Settings) -> None:
         everyday = experiment.everyday
         source = next((e.everyday for e in (origin, starter) if e.everyday.responses_path("neutral").is_file()), None)
         if source is None:
-            logger.warning("no everyday text in %s: verdicts will rest on neutral responses alone", starter.everyday.root)
+            logger.warning(
+                "no everyday text in %s: verdicts will rest on neutral responses alone", starter.everyday.root
+            )
             return
         with held_by_main(everyday, process):
             capture_activations(everyday, source, loaded, settings, process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from extraction.exchange.settings import ImportForm, ImportSettings
 from extraction.fit.contrast import Contrast, read_contrast
 from extraction.fit.matrix import matrix_is_due, write_matrix
-from extraction.fit.sweep import clusters
+from extraction.fit.measure import clusters, held_against
+from extraction.fit.record import thresholds_record
 from traitlens.compute import projection
 from traitlens.layers import LAYER_CONVENTION
 from traitlens.validation.calibration import midpoint_baseline, neutral_scale
@@ -22,7 +24,7 @@ from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.experiment import ACTIVATIONS, Experiment, TraitFolder
 from utils.formats.exchange.bundle import is_portable, load_bundle
 from utils.formats.exchange.gguf_vectors import ControlVector, read_control_vector
-from utils.formats.exchange.steering_vectors import read_steering_vector
+from utils.formats.exchange.steering_vectors import NUMBERED_VECTORS, read_steering_vector
 from utils.formats.json_records import recorded
 from utils.formats.vector_files import (
     ranked_places,
@@ -33,7 +35,15 @@ from utils.formats.vector_files import (
     write_summary,
     write_vector,
 )
-from utils.formats.vector_metadata import ImportRecord, MetricsRecord, NeutralRecord, SummaryRow, VectorMetadata
+from utils.formats.vector_metadata import (
+    AgainstNeutralRecord,
+    ImportRecord,
+    MetricsRecord,
+    NeutralRecord,
+    SummaryRow,
+    ThresholdsRecord,
+    VectorMetadata,
+)
 from utils.hub import hub_errors
 from utils.models.compatibility import same_model
 from utils.models.load import model_of_experiment, model_path
@@ -97,6 +107,10 @@ def _form_of(source: str) -> ImportForm:
     if is_portable(source):
         return "bundle"
     form = _FORM_OF_SUFFIX.get(Path(source).suffix)
+    if Path(source).suffix in (".npy", ".npz"):
+        raise UserError(
+            f"{source} is a file of NumPy. {NUMBERED_VECTORS} (torch.from_numpy makes a vector of an array)"
+        )
     if form is None:
         raise UserError(
             f"cannot tell the form of {source!r} by its name: give --format bundle, gguf or steering_vectors"
@@ -130,16 +144,18 @@ def _of_other_program(
     form = "gguf" if control else "steering_vectors"
     vectors = []
     for layer, vector in directions.items():
-        baseline, neutral, metrics = _measured(contrast, layer, vector)
+        measured = _measured(contrast, layer, vector)
         metadata = VectorMetadata(
             method=method,
             layer=layer,
             best=False,
             norm=float(vector.norm()),
-            baseline=baseline,
-            neutral=neutral,
-            metrics=metrics,
+            baseline=measured.baseline,
+            neutral=measured.neutral,
+            metrics=measured.metrics,
             calibration=None,
+            against_neutral=measured.against_neutral,
+            response_thresholds=measured.response_thresholds,
             trait=folder.trait,
             experiment=folder.experiment.name,
             model=name,
@@ -173,7 +189,7 @@ def _contrast(folder: TraitFolder, model: str) -> Contrast | None:
     """The trait's examples, where the experiment has activations of them in this model."""
     if not (folder.root / ACTIVATIONS).is_file():
         return None
-    contrast = read_contrast(folder, None, 5, 0)
+    contrast = read_contrast(folder, None, 5, 0, fit_against_neutral=False)
     if not same_model(contrast.file.info.model, model):
         logger.warning(
             "%s: its activations are of %s, not of %s: not used", folder.trait, contrast.file.info.model, model
@@ -182,23 +198,41 @@ def _contrast(folder: TraitFolder, model: str) -> Contrast | None:
     return contrast
 
 
-def _measured(
-    contrast: Contrast | None, layer: int, vector: Tensor
-) -> tuple[float | None, NeutralRecord | None, MetricsRecord | None]:
-    """Zero, scale and figures of a foreign vector, all of whose examples are new to it; None where nothing is known."""
+@dataclass(frozen=True)
+class _Measured:
+    """Zero, scale and figures of a foreign vector; None where nothing is known."""
+
+    baseline: float | None = None
+    neutral: NeutralRecord | None = None
+    metrics: MetricsRecord | None = None
+    against_neutral: AgainstNeutralRecord | None = None
+    response_thresholds: ThresholdsRecord | None = None
+
+
+def _measured(contrast: Contrast | None, layer: int, vector: Tensor) -> _Measured:
+    """What the experiment's examples and ordinary text, all new to a foreign vector, say of it."""
     if contrast is None or layer not in contrast.file.info.layers:
-        return None, None, None
+        return _Measured()
     pos, neg = contrast.layer(layer)
     baseline = midpoint_baseline(pos, neg, vector)
     neutral = neutral_scale(contrast.file.neutral_tokens(layer), vector)
-    scores = projection(torch.cat([pos, neg]), vector) - baseline
+    scores = projection(torch.cat([pos, neg]), vector).double() - baseline
     metrics = evaluate(scores, contrast.labels, clusters(contrast))
     if metrics.auroc.value < 0.5:
         logger.warning(
             "%s: at layer %d the vector reads negative examples higher (AUROC %.2f): is its sign reversed?",
             contrast.trait, layer, metrics.auroc.value,
         )  # fmt: skip
-    return baseline, recorded(NeutralRecord, neutral), recorded(MetricsRecord, metrics)
+    unseen = contrast.ordinary.unseen_at(layer)
+    ordinary = torch.zeros(0) if unseen is None else projection(unseen, vector).double() - baseline
+    thresholds, against_neutral = held_against(contrast, scores, ordinary)
+    return _Measured(
+        baseline,
+        recorded(NeutralRecord, neutral),
+        recorded(MetricsRecord, metrics),
+        recorded(AgainstNeutralRecord, against_neutral),
+        thresholds_record(thresholds),
+    )
 
 
 def _add_to_summary(folder: TraitFolder, vectors: Sequence[TraitVector]) -> None:

@@ -34,7 +34,9 @@ def doubts_about(result: Sweep) -> list[str]:
     elif result.nested.low <= 0.5:
         found.append(f"the vector reads held-out responses no better than chance ({result.nested})")
     if result.best.thresholds is not None and "everyday" not in result.best.thresholds.kinds:
-        found.append("no everyday text was captured, so verdicts keep their rate on neutral answers to the traits' questions alone")
+        found.append(
+            "no everyday text was captured, so verdicts keep their rate on answers to the traits' questions alone"
+        )
     for control in result.controls:
         if control.advantage.value <= 0:
             found.append(f"{control.name} alone separates these responses as well ({control.auroc:.2f})")

@@ -31,12 +31,14 @@ class Matrix:
         traits: names of rows and columns.
         vectors: each row's vector, the best of its trait.
         auroc: row's vector on column's responses; on the diagonal, the held-out figure of the nested choice.
+        auroc_neutral: row's vector on column's positive responses against ordinary text; on the diagonal held out.
         cosine: between the row's vector and the column's of the same method at the same layer.
     """
 
     traits: list[str]
     vectors: list[TraitVector]
     auroc: list[list[float]]
+    auroc_neutral: list[list[float]]
     cosine: list[list[float]]
 
     def confusions(self) -> list[str]:
@@ -107,10 +109,14 @@ def _made_anew(experiment: Experiment) -> Matrix | None:
 
 
 def _measure(folders: Sequence[TraitFolder], vectors: Sequence[TraitVector]) -> Matrix:
-    contrasts = [read_contrast(f, v.metadata.threshold, 2, 0) for f, v in zip(folders, vectors, strict=True)]
+    contrasts = [
+        read_contrast(f, v.metadata.threshold, 2, 0, fit_against_neutral=False)
+        for f, v in zip(folders, vectors, strict=True)
+    ]
     aurocs = [[_auroc(vector, contrast) for contrast in contrasts] for vector in vectors]
+    against = [[_auroc_neutral(vector, contrast) for contrast in contrasts] for vector in vectors]
     cosines = [[_cosine(vector, folder) for folder in folders] for vector in vectors]
-    return Matrix([f.trait for f in folders], list(vectors), aurocs, cosines)
+    return Matrix([f.trait for f in folders], list(vectors), aurocs, against, cosines)
 
 
 def _auroc(vector: TraitVector, contrast: Contrast) -> float:
@@ -120,6 +126,17 @@ def _auroc(vector: TraitVector, contrast: Contrast) -> float:
     if vector.layer not in contrast.file.info.layers:
         return math.nan
     return auroc(projection(torch.cat(contrast.layer(vector.layer)), vector.vector), contrast.labels)
+
+
+def _auroc_neutral(vector: TraitVector, contrast: Contrast) -> float:
+    if vector.trait == contrast.trait:
+        own = vector.metadata.against_neutral
+        return own.auroc.value if own and own.auroc else math.nan
+    if vector.layer not in contrast.file.info.layers or (unseen := contrast.ordinary.unseen_at(vector.layer)) is None:
+        return math.nan
+    positive, _ = contrast.layer(vector.layer)
+    scores = projection(torch.cat([positive, unseen]), vector.vector)
+    return auroc(scores, torch.arange(len(scores)) < len(positive))
 
 
 def _cosine(vector: TraitVector, folder: TraitFolder) -> float:
@@ -138,12 +155,16 @@ def _write(experiment: Experiment, matrix: Matrix) -> None:
         "layer": [v.layer for v in matrix.vectors],
     }
     aurocs = pd.DataFrame(matrix.auroc, columns=matrix.traits).add_prefix("auroc_")
+    against = pd.DataFrame(matrix.auroc_neutral, columns=matrix.traits).add_prefix("auroc_neutral_")
     cosines = pd.DataFrame(matrix.cosine, columns=matrix.traits).add_prefix("cosine_")
     table, picture = _paths(experiment)
     with replacing(table) as temporary:
-        pd.concat([pd.DataFrame(vectors), aurocs, cosines], axis=1).to_csv(temporary, index=False, lineterminator="\n")
+        pd.concat([pd.DataFrame(vectors), aurocs, against, cosines], axis=1).to_csv(
+            temporary, index=False, lineterminator="\n"
+        )
     tables = {
         "AUROC on the responses of": matrix.auroc,
+        "AUROC on the positive responses of, against ordinary text": matrix.auroc_neutral,
         "cosine with the vector of, same layer and method": matrix.cosine,
     }
     matrix_picture(picture, tables, matrix.traits)

@@ -47,9 +47,7 @@ def span_at(contrast: Contrast, layer: int) -> ContrastSpan:
     """
     ordinary = contrast.ordinary
     try:
-        return ContrastSpan(
-            *contrast.layer(layer), ordinary.fitted_at(layer), ordinary.within_at(layer, contrast.file)
-        )
+        return ContrastSpan(*contrast.layer(layer), ordinary.fitted_at(layer), ordinary.within_at(layer, contrast.file))
     except ValueError as error:
         raise UserError(f"{contrast.trait} at layer {layer}: {error}") from error
 
@@ -69,7 +67,7 @@ def measure(contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, la
     if has_both_classes(labels[~scores.isnan()]):
         metrics = evaluate(scores, labels, clusters(contrast))
         calibration = calibrate(scores, labels, contrast.folds.question_group).per_unit(norm)
-        thresholds, against_neutral = _verdicts(contrast, scores, ordinary, norm)
+        thresholds, against_neutral = held_against(contrast, scores, ordinary, norm)
     measured = Measured(
         method=method.name,
         layer=layer,
@@ -96,12 +94,18 @@ def _ordinary_scores(contrast: Contrast, held_out: Tensor, fitted: tuple[Tensor,
     return torch.cat([held_out, (projection(unseen, vector).double() - baseline) / norm])
 
 
-def _verdicts(
-    contrast: Contrast, scores: Tensor, ordinary: Tensor, norm: float
+def held_against(
+    contrast: Contrast, scores: Tensor, ordinary: Tensor, unit: float = 1.0
 ) -> tuple[ResponseThresholds | None, AgainstNeutral | None]:
-    """What responses are held against on a vector, and how well positive ones are told from it.
+    """What responses are held against on a vector, and how well positive ones are told from it; None without any.
 
     The length scale is of all neutral text together; the kinds of text differ in their references.
+
+    Args:
+        contrast: the trait's examples.
+        scores: [n] of the positive and the negative ones, by fits that had not seen them.
+        ordinary: [m] of ordinary text, fitted against first; likewise.
+        unit: of both, in raw scores.
     """
     known = ~ordinary.isnan()
     if not bool(known.any()):
@@ -116,7 +120,7 @@ def _verdicts(
     }
     references = {kind: Reference.of(values) for kind, values in of_kind.items()}
     references[NEGATIVE] = Reference.of(own[~contrast.labels])
-    thresholds = ResponseThresholds(scale.per_unit(norm), references, tuple(of_kind))
+    thresholds = ResponseThresholds(scale.per_unit(unit), references, tuple(of_kind))
     positive = contrast.labels
     figures = measure_against_neutral(thresholds, own[positive], statistics, contrast.folds.question[positive])
     return thresholds, figures

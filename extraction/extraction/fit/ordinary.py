@@ -112,7 +112,11 @@ def read_ordinary(file: Activations, threshold: float | None, *, fit_against: bo
     everyday = [Part(EVERYDAY, e, list(range(len(e.responses["neutral"])))) for e in _everyday(file)]
     others = [Part(NEUTRAL, other, list(range(len(other.responses["neutral"])))) for other in _other_traits(file)]
     others = [part for part in others if part.rows]
-    return Ordinary([*own, *everyday], others, left_out) if fit_against else Ordinary([], own + everyday + others, left_out)
+    return (
+        Ordinary([*own, *everyday], others, left_out)
+        if fit_against
+        else Ordinary([], own + everyday + others, left_out)
+    )
 
 
 def _everyday(file: Activations) -> list[Activations]:

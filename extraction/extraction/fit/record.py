@@ -55,7 +55,7 @@ def metadata_of(
         metrics=recorded(MetricsRecord, measured.metrics),
         calibration=recorded(CalibrationRecord, measured.calibration),
         against_neutral=recorded(AgainstNeutralRecord, measured.against_neutral),
-        response_thresholds=_thresholds(measured.thresholds),
+        response_thresholds=thresholds_record(measured.thresholds),
         fit=FitRecord.from_json(measured.extras),
         hyper_parameters=hyper_parameters,
         trait=folder.trait,
@@ -80,7 +80,8 @@ def metadata_of(
     )
 
 
-def _thresholds(thresholds: ResponseThresholds | None) -> ThresholdsRecord | None:
+def thresholds_record(thresholds: ResponseThresholds | None) -> ThresholdsRecord | None:
+    """What responses are held against, as a side-car has it."""
     if thresholds is None:
         return None
     kinds = {kind: ReferenceRecord(r.n, _rounded(r.tail), _rounded(r.deciles)) for kind, r in thresholds.kinds.items()}

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from extraction.distributed import Process
 from extraction.generate.plan import Ask, plan
 from extraction.generate.settings import GenerationSettings
+from traitlens.thinking import answer_of, find_thinking
 from utils.models.generation import Generated, Sampling, derived_seed, generate_batch, halving_on_out_of_memory
 from utils.models.load import LoadedModel
-from utils.prompts import encode_prompt, format_prompt, template_hash
+from utils.prompts import encode_prompt, encode_response, format_prompt, template_hash
 from utils.records import Polarity, Response, TraitDefinition
 
 
@@ -24,6 +25,7 @@ class LocalModel:
 
     def __init__(self, name: str, load: Callable[[str], LoadedModel]) -> None:
         self.known = {"model": name}
+        self.thoughts = 0  # how many responses began with one, which is not kept
         self._load = load
         self._loaded: LoadedModel | None = None
 
@@ -53,7 +55,10 @@ class LocalModel:
     ) -> Iterator[list[tuple[Ask, Response]]]:
         """This process's share of the batches that are not ``finished``, batch by batch."""
         asks, loaded = plan(definition, settings), self.load()
-        prompts = [format_prompt(loaded.tokenizer, ask.question, ask.instruction) for ask in asks]
+        prompts = [
+            format_prompt(loaded.tokenizer, ask.question, ask.instruction, thinks=settings.enable_thinking)
+            for ask in asks
+        ]
         ids = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
         for number, batch in process.mine(enumerate(_batches([len(i) for i in ids], settings.batch_size))):
             if all((asks[i].polarity, asks[i].row) in finished for i in batch):
@@ -61,7 +66,14 @@ class LocalModel:
             seed = derived_seed(settings.seed, definition.trait, number)
             answer = functools.partial(_answers, loaded, ids, settings.sampling, seed)
             made = halving_on_out_of_memory(answer, batch)
-            yield [(asks[i], _response(asks[i], prompts[i], loaded, one)) for i, one in zip(batch, made, strict=True)]
+            yield [
+                (asks[i], self._response(asks[i], prompts[i], loaded, one)) for i, one in zip(batch, made, strict=True)
+            ]
+
+    def _response(self, ask: Ask, prompt: str, loaded: LoadedModel, made: Generated) -> Response:
+        response = _response(ask, prompt, loaded, made)
+        self.thoughts += find_thinking(_whole_text(loaded, made), prompt) is not None
+        return response
 
 
 def _answers(
@@ -71,9 +83,18 @@ def _answers(
 
 
 def _response(ask: Ask, prompt: str, loaded: LoadedModel, made: Generated) -> Response:
-    # Special tokens inside an answer are dropped: another tokeniser run over the CSV's text could not restore them.
-    text = loaded.tokenizer.decode(made.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Response(ask.question, ask.instruction, prompt, text.strip(), finish_reason=made.finish_reason)
+    # What marks a thought may be special tokens; all others inside an answer are dropped, as another tokeniser run over
+    # the CSV's text could not restore them.
+    decode = functools.partial(loaded.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    whole, ids = _whole_text(loaded, made), made.ids
+    if find_thinking(whole, prompt) is not None:
+        ids = encode_response(loaded.tokenizer, answer_of(whole, prompt))
+    return Response(ask.question, ask.instruction, prompt, decode(ids).strip(), finish_reason=made.finish_reason)
+
+
+def _whole_text(loaded: LoadedModel, made: Generated) -> str:
+    """A response with all marks in it."""
+    return str(loaded.tokenizer.decode(made.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

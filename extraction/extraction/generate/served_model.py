@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from extraction.distributed import Process
 from extraction.generate.plan import Ask, plan
 from extraction.generate.settings import GenerationSettings
+from traitlens.thinking import answer_of
 from utils.chat.client import ChatError, ChatServer, Limits, UnreadableAnswerError
+from utils.chat.http_client import mentions_roles
 from utils.chat.openai import OpenAiClient
 from utils.config import get_credential, server_host, without_keys
 from utils.errors import UserError
 from utils.models.generation import derived_seed
 from utils.prompts import without_system_role
-from utils.records import Polarity, Response, TraitDefinition
+from utils.records import REFUSED, Polarity, Response, TraitDefinition
+
+logger = logging.getLogger(__name__)
 
 _SECONDS = 600.0  # until a request counts as failed, its whole answer included
+_ENDINGS = ("stop", "length")
+# So many refusals in a row mean that what is wrong is not in the texts.
+_GIVE_UP_AFTER = 10
 
 
 class ServedModel:
@@ -26,8 +34,12 @@ class ServedModel:
         server_host("--gen_base_url", base_url)
         self.source = self.known = {"model": model, "base_url": without_keys(base_url)}
         self._server = ChatServer(base_url, without_keys(base_url), get_credential("GEN_API_KEY") or "", "GEN_API_KEY")
+        self.thoughts = 0  # how many responses began with one, which is not kept
         self._model = model
         self._concurrency = concurrency
+        # Found out with the first answers.
+        self._takes_system: bool | None = None
+        self._refused_in_a_row = 0
 
     def load(self) -> None:
         """The server has the model already."""
@@ -57,32 +69,78 @@ class ServedModel:
             ) from error
 
     async def _response(self, client: OpenAiClient, ask: Ask, settings: GenerationSettings, trait: str) -> Response:
-        sampling = settings.sampling
-        options = {
-            "max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
-            "seed": derived_seed(settings.seed, trait, ask.polarity, ask.row) % 2**31,
-        }  # fmt: skip
+        seed = derived_seed(settings.seed, trait, ask.polarity, ask.row) % 2**31
+        needed, wished = _options(settings, seed)
         async with client.turn():
             try:
-                return await _answer(client, ask, options)
+                response = await self._answer(client, ask, needed, wished, settings.sampling.max_new_tokens)
             except ChatError as error:
-                client.stop(error)
+                if not error.is_about_the_row or self._refused_in_a_row + 1 >= _GIVE_UP_AFTER:
+                    client.stop(error)
+                    raise
+                self._refused_in_a_row += 1
+                return Response(ask.question, ask.instruction, "", "", finish_reason=f"{REFUSED}: {error}")
+        self._refused_in_a_row = 0
+        return response
+
+    async def _answer(
+        self,
+        client: OpenAiClient,
+        ask: Ask,
+        needed: Mapping[str, object],
+        wished: Mapping[str, object],
+        limit: int,
+    ) -> Response:
+        """The answer; where a template has no system role (Gemma), the instruction stands before the question."""
+        messages = [{"role": "user", "content": ask.question}]
+        if ask.instruction:
+            messages.insert(0, {"role": "system", "content": ask.instruction})
+        if ask.instruction and self._takes_system is False:
+            messages = without_system_role(messages)
+        try:
+            reply = await client.ask(messages, needed=needed, wished=wished, limit=limit)
+        except ChatError as error:
+            if not self._may_be_the_system_role(messages, error):
                 raise
+            messages = without_system_role(messages)
+            try:
+                reply = await client.ask(messages, needed=needed, wished=wished, limit=limit)
+            except ChatError:
+                raise error from None  # that role was not what it refused
+            self._takes_system = False
+            logger.info("%s takes no system message: instructions stand before the questions", self._model)
+        else:
+            if messages[0]["role"] == "system":
+                self._takes_system = True
+        if reply.text is None:
+            raise UnreadableAnswerError
+        prompt = "\n\n".join(message["content"] for message in messages)
+        answer = answer_of(reply.text)
+        if not (reply.is_finished or reply.is_cut or answer):
+            return Response(ask.question, ask.instruction, prompt, answer, finish_reason=f"{REFUSED}: {reply.ending}")
+        self.thoughts += bool(reply.thought) or answer != reply.text.strip()
+        ending = reply.ending if reply.ending in _ENDINGS else ""
+        return Response(ask.question, ask.instruction, prompt, answer, finish_reason=ending)
+
+    def _may_be_the_system_role(self, messages: Sequence[Mapping[str, str]], error: ChatError) -> bool:
+        """Whether a failed request may go well without a system message.
+
+        Servers put a template's refusal in many words, some in none. So it is tried, until a system message went well.
+        """
+        if messages[0]["role"] != "system" or self._takes_system or error.is_about_the_row or error.no_quota:
+            return False
+        return mentions_roles(error.said) or error.status in (400, 422, 424, 500)
 
 
-async def _answer(client: OpenAiClient, ask: Ask, options: Mapping[str, object]) -> Response:
-    messages = [{"role": "user", "content": ask.question}]
-    if ask.instruction:
-        messages.insert(0, {"role": "system", "content": ask.instruction})
-    try:
-        reply = await client.ask(messages, needed=options)
-    except ChatError as error:
-        if not (ask.instruction and error.status == 400 and "system" in error.said.lower()):
-            raise
-        messages = without_system_role(messages)  # the served model's template refuses that role (Gemma 2)
-        reply = await client.ask(messages, needed=options)
-    if reply.text is None:
-        raise UnreadableAnswerError
-    prompt = "\n\n".join(message["content"] for message in messages)
-    ending = reply.ending if reply.ending in ("stop", "length") else ""
-    return Response(ask.question, ask.instruction, prompt, reply.text.strip(), finish_reason=ending)
+def _options(settings: GenerationSettings, seed: int) -> tuple[dict[str, object], dict[str, object]]:
+    """What a request must say, and what may be left out where the server refuses it: a seed, and what is its default.
+
+    Models that reason take no temperature but 1, which is then theirs anyway.
+    """
+    sampling = settings.sampling
+    options: dict[str, object] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    needed = {name: value for name, value in options.items() if value != 1}
+    wished: dict[str, object] = {**{name: value for name, value in options.items() if value == 1}, "seed": seed}
+    if settings.enable_thinking is not None:
+        needed["extra_body"] = {"chat_template_kwargs": {"enable_thinking": settings.enable_thinking}}
+    return needed, wished

@@ -17,6 +17,7 @@ class GenerationSettings:
     seed: int = 0
     n_questions: int | None = None
     n_instructions: int | None = None
+    enable_thinking: bool | None = None
 
     def __post_init__(self) -> None:
         check_range("max_new_tokens", self.sampling.max_new_tokens, 1)
@@ -54,6 +55,7 @@ class Settings(JudgeSettings, TraitsSettings, LoadingSettings):
         temperature: of sampling; 0 takes the likeliest token.
         top_p: share of the probability that is sampled from.
         batch_size: prompts at once.
+        enable_thinking: true or false, for templates that can turn thinking on and off; by default as the model's own.
         seed: the same seed and settings give the same responses.
         device: cpu, cuda, cuda:1, mps, or auto to spread the model over all GPUs.
         dtype: float32, float16 or bfloat16; by default the checkpoint's own.
@@ -74,6 +76,7 @@ class Settings(JudgeSettings, TraitsSettings, LoadingSettings):
     top_p: float = 1.0
     batch_size: int = 64
     seed: int = 0
+    enable_thinking: bool | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -84,4 +87,6 @@ class Settings(JudgeSettings, TraitsSettings, LoadingSettings):
     def generation(self) -> GenerationSettings:
         """What decides the text of the responses."""
         sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p)
-        return GenerationSettings(sampling, self.batch_size, self.seed, self.n_questions, self.n_instructions)
+        return GenerationSettings(
+            sampling, self.batch_size, self.seed, self.n_questions, self.n_instructions, self.enable_thinking
+        )

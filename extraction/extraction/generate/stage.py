@@ -17,9 +17,9 @@ from extraction.generate.served_model import ServedModel
 from extraction.generate.settings import Settings
 from extraction.judging.scoring import judge_trait, resolve_judge
 from utils.definition import read_definition
-from utils.errors import UserError
+from utils.errors import DamagedFileError, UserError
 from utils.experiment import DEFINITION, TraitFolder
-from utils.formats.response_files import check_responses_are_whole, write_responses_metadata
+from utils.formats.response_files import check_responses_are_whole, read_responses_metadata, write_responses_metadata
 from utils.models.load import load_model, model_of_experiment
 from utils.records import Polarity, Response, TraitDefinition
 from utils.remedies import definition_remedy
@@ -39,7 +39,8 @@ def run(settings: Settings) -> None:
     remedy = definition_remedy(experiment.root / (names[0] if len(names) == 1 else "TRAIT") / DEFINITION)
     folders = experiment.select(names, DEFINITION, remedy)
     definitions = {folder: read_definition(folder) for folder in folders}
-    model_name = settings.gen_model or model_of_experiment(settings.experiment)
+    answered = _model_that_answered(folders) if settings.judge_only else None
+    model_name = settings.gen_model or answered or model_of_experiment(settings.experiment)
     load = functools.partial(
         load_model, device=process.device, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
     )
@@ -106,11 +107,33 @@ def _generate(
         responses = write_files(folder, definition, settings.generation)
         folder.generation_journal.clear()
         _say(folder.trait, responses, settings.generation.sampling.max_new_tokens)
+        if generator.thoughts:
+            logger.info("%s: thoughts before answers are not kept (%d so far)", folder.trait, generator.thoughts)
     process.wait()
 
 
 def _say(trait: str, responses: Mapping[Polarity, Sequence[Response]], limit: int) -> None:
-    endings = Counter(response.finish_reason for side in responses.values() for response in side)
-    if cut := endings["length"]:
-        logger.info("%s: %d of %d responses were cut at --max_new_tokens %d", trait, cut, endings.total(), limit)
+    made = [response for side in responses.values() for response in side]
+    refused = Counter(r.finish_reason for r in made if r.was_refused)
+    for reason, n in refused.most_common(5):
+        logger.warning("%s: %d of %d responses were %s", trait, n, len(made), reason)
+    if cut := sum(response.finish_reason == "length" for response in made):
+        logger.info("%s: %d of %d responses were cut at --max_new_tokens %d", trait, cut, len(made), limit)
+    if empty := [r for r in made if not r.response and not r.was_refused]:
+        still_thinking = sum(response.finish_reason == "length" for response in empty)
+        remedy = f"; {still_thinking} were cut while the model thought: raise it, or --enable_thinking false"
+        logger.warning(
+            "%s: %d of %d responses are empty%s", trait, len(empty), len(made), remedy if still_thinking else ""
+        )
     logger.info("%s: %s", trait, ", ".join(f"{len(side)} {polarity}" for polarity, side in responses.items()))
+
+
+def _model_that_answered(folders: Sequence[TraitFolder]) -> str | None:
+    """The local model that made the first responses of which that is recorded; None where a server's did, or none."""
+    for folder in folders:
+        made = None
+        with contextlib.suppress(DamagedFileError):  # told where that trait is judged
+            made = read_responses_metadata(folder).get("generation")
+        if made:
+            return None if made.get("base_url") else made.get("model")
+    return None

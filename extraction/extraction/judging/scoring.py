@@ -157,12 +157,13 @@ def _score(
     """The rows that had no score and have one now, and why others got none."""
     from tqdm import tqdm
 
-    todo = [place for place, row in rows.items() if row.trait_score is None]
+    todo = [place for place, row in rows.items() if row.trait_score is None and not row.was_refused]
     prompts = [fill_template(definition.eval_prompt, rows[p].question, rows[p].response) for p in todo]
     if judge.paid and todo:
         estimate = sum(map(len, prompts)) // _CHARACTERS_PER_TOKEN
         logger.info("%s: %d responses to score, about %d tokens to send", folder.trait, len(todo), estimate)
-    scored, reasons = {}, []
+    scored = {}
+    reasons = [f"there is no response ({row.finish_reason})" for row in rows.values() if row.was_refused]
     waiting, written = [], time.monotonic()
     title = f"{folder.trait}: judging"
     with tqdm(total=len(todo), desc=title, unit="response", disable=not sys.stderr.isatty()) as bar:

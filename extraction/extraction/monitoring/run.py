@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +12,17 @@ from pathlib import Path
 from extraction.monitoring.texts import monitor_texts
 from extraction.monitoring.tinting import TintedTokens
 from extraction.monitoring.vectors import VectorsOfTrait
+from extraction.monitoring.verdicts import in_words
 from utils.errors import UserError
 from utils.formats.results import ResultsFile, locked_output
 from utils.formats.transcripts import Transcript, prompts_of, read_prompts, read_texts
 from utils.models.generation import Sampling, derived_seed, halving_on_out_of_memory
 from utils.models.load import LoadedModel
 from utils.records import MonitoringRecord, TraitVector
+
+logger = logging.getLogger(__name__)
+
+_TOLD = 10  # results whose verdicts are logged
 
 Analyze = Callable[[MonitoringRecord, str, int], Mapping[str, object]]
 
@@ -92,6 +98,18 @@ def run_monitoring(
                     results.add(dict(zip(numbers, records, strict=True)))
         finally:  # what is there can be looked at, however the run ended
             results.write()
+    _tell(results.made)
+
+
+def _tell(results: Sequence[Mapping[str, object]]) -> None:
+    """Log the verdicts on the first few results."""
+    for result in results[:_TOLD]:
+        verdicts = result.get("verdicts")
+        if isinstance(verdicts, dict) and verdicts:
+            prompt = " ".join(str(result["prompt"]).split())
+            logger.info("%s\n  %s", prompt if len(prompt) <= 70 else f"{prompt[:69]}…", in_words(verdicts))
+    if len(results) > _TOLD:
+        logger.info("... and %d more", len(results) - _TOLD)
 
 
 def _description(

@@ -12,10 +12,11 @@ from extraction.monitoring.vectors import VectorsOfTrait
 from extraction.monitoring.verdicts import verdicts_on
 from traitlens import TraitMonitor, prompt_segments, response_segments
 from traitlens.monitor import OnToken
+from traitlens.thinking import find_thinking
 from utils.formats.transcripts import Transcript
 from utils.models.generation import Sampling, left_padded
 from utils.models.load import LoadedModel
-from utils.prompts import encode_prompt, encode_response, format_conversation, token_texts
+from utils.prompts import encode_prompt, encode_response, format_conversation, message_spans, token_texts
 from utils.records import LayerScores, MonitoringRecord
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ def monitor_texts(
         on_token: called with row, token id and scores (a list per trait, the main vector's first) while generating.
     """
     tokenizer = loaded.tokenizer
-    prompts = [encode_prompt(tokenizer, format_conversation(tokenizer, text.messages)) for text in texts]
+    prompts = [
+        encode_prompt(tokenizer, format_conversation(tokenizer, text.messages, thinks=_thinks(text))) for text in texts
+    ]
     responses = [encode_response(tokenizer, text.response) for text in texts if text.response is not None]
     vectors = {trait: [(v.vector, v.layer) for v in c.all] for trait, c in chosen.items()}
     with TraitMonitor(loaded.model, vectors, end_ids=loaded.end_ids, on_token=on_token) as monitor:
@@ -92,7 +95,9 @@ def _record(
     prompt_tokens = token_texts(loaded.tokenizer, prompt_ids)
     segments = response_segments(tokens, text.turn, "".join(prompt_tokens))
     if with_prompt:
-        segments = [*prompt_segments(prompt_tokens, text.messages), *segments]
+        shown = "".join(prompt_tokens)
+        spans = message_spans(loaded.tokenizer, text.messages, shown, thinks=_thinks(text))
+        segments = [*prompt_segments(prompt_tokens, text.messages, spans), *segments]
     elif all(segment.part is None for segment in segments):
         segments = []  # one speaker, one part: nothing to tell apart
     main = {trait: c.main for trait, c in chosen.items()}
@@ -113,6 +118,11 @@ def _record(
         prompt_trait_scores={t: s[0].tolist() for t, s in monitor.prompt_scores(row).items()} if with_prompt else {},
         segments=[asdict(segment) for segment in segments],
     )
+
+
+def _thinks(text: Transcript) -> bool | None:
+    """Where a text is read: a plain response where the model answers; all else as the model's template has it."""
+    return False if text.response is not None and find_thinking(text.response) is None else None
 
 
 def _layer_scores(chosen: VectorsOfTrait, scores: Sequence[list[float]]) -> LayerScores:

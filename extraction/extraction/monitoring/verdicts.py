@@ -10,9 +10,7 @@ from traitlens.validation.verdicts import LengthScale, Reference, ResponseThresh
 from utils.records import TraitVector
 
 
-def verdicts_on(
-    trait_scores: Mapping[str, Sequence[float]], vectors: Mapping[str, TraitVector]
-) -> dict[str, Verdict]:
+def verdicts_on(trait_scores: Mapping[str, Sequence[float]], vectors: Mapping[str, TraitVector]) -> dict[str, Verdict]:
     """The verdict on a response for every trait whose vector knows what to hold it against.
 
     Args:
@@ -36,3 +34,19 @@ def response_thresholds(vector: TraitVector) -> ResponseThresholds | None:
         return None
     kinds = {kind: Reference(r.n, r.tail, r.deciles) for kind, r in record.kinds.items()}
     return ResponseThresholds(LengthScale(record.centre, record.between, record.within), kinds, record.neutral)
+
+
+def in_words(verdicts: Mapping[str, Mapping[str, object]]) -> str:
+    """Verdicts as results hold them, in a line.
+
+    >>> in_words({"refusal": {"p_value": 0.0042, "expressed": True}, "evil": {"p_value": 0.6, "expressed": False}})
+    'refusal: yes (p = .004), evil: no (p = .6)'
+    """
+    return ", ".join(f"{trait}: {_word(verdict)}" for trait, verdict in verdicts.items())
+
+
+def _word(verdict: Mapping[str, object]) -> str:
+    expressed, p_value = verdict.get("expressed"), verdict.get("p_value")
+    if expressed is None or not isinstance(p_value, float):
+        return "not known"
+    return f"{'yes' if expressed else 'no'} (p = {f'{p_value:.1g}'.removeprefix('0')})"

@@ -8,6 +8,7 @@ strength adds the direction, as our vectors have it: towards the trait.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Literal
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.formats.files import parse_json, replacing
-from utils.formats.torch_file import plain_vector
+from utils.formats.torch_file import is_direction, plain_vector
 from utils.formats.vector_metadata import VectorMetadata
 from utils.records import TraitVector
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 Unit = Literal["contrast", "unit"]
 UNIT_MEANING: dict[Unit, str] = {
@@ -190,7 +193,8 @@ def _text(reader: GGUFReader, path: Path, name: str) -> str | None:
 def _directions(reader: GGUFReader, path: Path) -> dict[int, Tensor]:
     import torch
 
-    directions = {}
+    directions: dict[int, Tensor] = {}
+    zeros: list[str] = []
     for tensor in reader.tensors:
         match = _DIRECTION.fullmatch(tensor.name)
         if match is None:
@@ -198,12 +202,17 @@ def _directions(reader: GGUFReader, path: Path) -> dict[int, Tensor]:
         try:
             if tensor.tensor_type.name != "F32":
                 raise ValueError(f"is {tensor.tensor_type.name}, not F32")  # noqa: TRY301 - told as other forms are
-            # Copied: the reader's arrays are views of the file.
-            directions[int(match[1]) + 1] = plain_vector(torch.from_numpy(tensor.data.copy()))
+            direction = torch.from_numpy(tensor.data.copy())  # the reader's arrays are views of the file
+            if not is_direction(direction):  # as these programs fill in a block that the vector leaves alone
+                zeros.append(tensor.name)
+                continue
+            directions[int(match[1]) + 1] = plain_vector(direction)
         except ValueError as error:
             raise DamagedFileError(path, f"{tensor.name} {error}", _REMEDY) from error
     if not directions or len({len(v) for v in directions.values()}) > 1:
         raise DamagedFileError(path, "holds no directions, or directions of several sizes", _REMEDY)
+    if zeros:
+        logger.warning("%s: %s hold zeros alone and are left out", path, ", ".join(zeros))
     return dict(sorted(directions.items()))
 
 

@@ -6,20 +6,28 @@ ours: a positive multiplier adds the vector, towards the trait. (repeng saves GG
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import DamagedFileError, MissingInputError, UserError
 from utils.formats.exchange.gguf_vectors import Unit, check_belong_together, scaled
-from utils.formats.torch_file import dense, load_tensors, plain_vector, save_tensors
+from utils.formats.torch_file import dense, is_direction, load_tensors, plain_vector, save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from utils.records import TraitVector
 
+logger = logging.getLogger(__name__)
+
 _REMEDY = "Save it again: torch.save(steering_vector, PATH), or torch.save(vars(steering_vector), PATH)"
+# Other tools save a vector alone, or a stack of one per layer, whose rows count from the embedding or from block 0.
+NUMBERED_VECTORS = (
+    "Save vectors by the number of their block, torch.save({15: vector}, PATH): what leaves block i, which is "
+    "hidden_states[i + 1] of transformers, is our layer i + 1"
+)
 _BLOCKS = "decoder_block"
 
 
@@ -63,6 +71,10 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
         raise MissingInputError(path, "Give the path of a saved steering vector")
     with torch.serialization.safe_globals([_SteeringVector]):
         value = load_tensors(path, _REMEDY)
+    if isinstance(value, torch.Tensor):
+        raise DamagedFileError(
+            path, f"holds one tensor {list(value.shape)}, which does not say its layers", NUMBERED_VECTORS
+        )
     attributes = vars(value) if isinstance(value, _SteeringVector) else value
     if not isinstance(attributes, dict):
         raise DamagedFileError(path, f"holds a {type(value).__name__}, not a steering vector", _REMEDY)
@@ -73,18 +85,27 @@ def read_steering_vector(path: Path, n_blocks: int) -> dict[int, Tensor]:
 
 
 def _by_layer(path: Path, activations: object, n_blocks: int) -> dict[int, Tensor]:
-    found = {}
+    import torch
+
+    found: dict[int, Tensor] = {}
+    zeros: list[str] = []
     for number, tensor in activations.items() if isinstance(activations, dict) else ():
         if type(number) is not int:
-            raise DamagedFileError(path, f"entry {number!r} is not the number of a block", _REMEDY)
+            raise DamagedFileError(path, f"entry {number!r} is not the number of a block", NUMBERED_VECTORS)
         if not -n_blocks <= number < n_blocks:
             raise UserError(f"{path} acts on block {number}, but the model has blocks 0..{n_blocks - 1}")
         try:
-            found[number % n_blocks + 1] = plain_vector(_flat(tensor)).clone()
+            vector = _flat(tensor)
+            if isinstance(vector, torch.Tensor) and not is_direction(vector):
+                zeros.append(str(number))
+                continue
+            found[number % n_blocks + 1] = plain_vector(vector).clone()
         except ValueError as error:
             raise DamagedFileError(path, f"entry {number} {error}", _REMEDY) from error
     if not found or len({len(v) for v in found.values()}) > 1:
         raise DamagedFileError(path, "holds no vectors, or vectors of several sizes", _REMEDY)
+    if zeros:
+        logger.warning("%s: entries %s hold zeros alone and are left out", path, ", ".join(zeros))
     return dict(sorted(found.items()))
 
 
