@@ -167,8 +167,8 @@ class TraitFolder:
         return Journal(self.responses_dir, "scores")
 
     def command(self, stage: int) -> str:
-        """The command line that makes this trait's files at a stage, for error messages."""
-        return self.experiment.command(stage, [self.trait])
+        """The command line that makes this trait's files at a stage, for messages; everyday text comes with any."""
+        return self.experiment.command(stage, [] if self.trait == EVERYDAY else [self.trait])
 
     def in_experiment(self, experiment_name: str) -> TraitFolder:
         """The same trait in another experiment beside this one."""

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from extraction.fit.findings import doubts_about
+from extraction.fit.results import doubts_about
 from extraction.fit.settings import Settings
 from extraction.fit.stage import run
 from safetensors.torch import load_file, save_file

@@ -52,7 +52,8 @@ def run(settings: Settings) -> None:
     @functools.cache  # the traits of one model share it
     def capture_everyday(loaded: LoadedModel) -> None:
         everyday = experiment.everyday
-        source = next((e.everyday for e in (origin, starter) if e.everyday.responses_path("neutral").is_file()), None)
+        homes = (experiment, origin, starter)
+        source = next((e.everyday for e in homes if e.everyday.responses_path("neutral").is_file()), None)
         if source is None:
             logger.warning(
                 "no everyday text in %s: verdicts will rest on neutral responses alone", starter.everyday.root

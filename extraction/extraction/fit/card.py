@@ -11,8 +11,7 @@ from torch import Tensor
 
 from extraction.fit.charts import auroc_by_layer, score_histograms
 from extraction.fit.contrast import Contrast
-from extraction.fit.findings import doubts_about, headline
-from extraction.fit.results import Measured, Sweep
+from extraction.fit.results import Measured, Sweep, doubts_about, headline
 from utils.formats.files import write_text
 from utils.formats.vector_files import card_path
 from utils.formats.vector_metadata import VectorMetadata

@@ -97,16 +97,17 @@ def read_ordinary(file: Activations, threshold: float | None, *, fit_against: bo
 
     Args:
         file: the trait's own activations.
-        threshold: score from which a neutral response shows the trait; None where nothing was judged.
+        threshold: score that a positive response needs; None where nothing was judged. Unless it is 0, neutral
+            responses that score 50 or more show the trait and are left out.
         fit_against: whether vectors are fitted against it, and not only measured.
     """
     scores = [response.trait_score for response in file.responses["neutral"]]
-    limit = DEFAULT_THRESHOLD if threshold is None else min(threshold, DEFAULT_THRESHOLD)
-    rows = [i for i, score in enumerate(scores) if threshold is None or (score is not None and score < limit)]
+    all_of_them = not threshold  # nothing was judged, or --threshold 0 says that scores decide nothing
+    rows = [i for i, score in enumerate(scores) if all_of_them or (score is not None and score < DEFAULT_THRESHOLD)]
     if left_out := len(scores) - len(rows):
         logger.warning(
             "%s: %d of %d neutral responses show the trait (score %g or more) or have no score; they are left out",
-            file.folder.trait, left_out, len(scores), limit,
+            file.folder.trait, left_out, len(scores), DEFAULT_THRESHOLD,
         )  # fmt: skip
     own = [Part(NEUTRAL, file, rows)] if rows else []
     everyday = [Part(EVERYDAY, e, list(range(len(e.responses["neutral"])))) for e in _everyday(file)]

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from extraction.fit.contrast import Contrast
-from extraction.fit.findings import doubts_about
-from extraction.fit.results import Measured, Sweep
+from extraction.fit.results import Measured, Sweep, doubts_about
 from traitlens.validation.verdicts import ResponseThresholds
 from utils.formats.json_records import recorded
 from utils.formats.vector_metadata import (

@@ -9,10 +9,9 @@ from extraction.cli import for_each_trait, progress_bar
 from extraction.distributed import Process
 from extraction.fit.card import write_card
 from extraction.fit.contrast import Contrast, read_contrast
-from extraction.fit.findings import doubts_about, headline
 from extraction.fit.matrix import matrix_is_due, write_matrix
 from extraction.fit.record import metadata_of
-from extraction.fit.results import Sweep
+from extraction.fit.results import Sweep, doubts_about, headline
 from extraction.fit.settings import Settings
 from extraction.fit.sweep import sweep
 from traitlens.methods import METHODS, ExtractionMethod, get_method
