@@ -120,7 +120,7 @@ class ProbeMethod(ExtractionMethod):
         strength = self.C * float((~span.neutral).sum()) / 2  # as many examples as there are of the two classes
         weights, intercept, converged = _logistic_regression(span.coordinates, span.labels, strength * span.weights)
         right = (span.coordinates @ weights + intercept > 0) == span.labels
-        return weights, {"train_acc": float(span.weights @ right.double() / 2), "converged": converged}
+        return weights, {"train_acc": round(float(span.weights @ right.double() / 2), 12), "converged": converged}
 
 
 def _logistic_regression(features: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, float, bool]:
@@ -297,8 +297,13 @@ class GradientMethod(ExtractionMethod):
 def _pooled_covariance(span: ContrastSpan) -> Tensor:
     """Covariance [rank, rank] around each class's own mean, of examples that weigh what they do in the span."""
     centred = span.coordinates - _class_means(span.coordinates, span)
+    return (centred.T * span.weights) @ centred * _unbiased(span)
+
+
+def _unbiased(span: ContrastSpan) -> float:
+    """What makes a sum of squares, each with its example's weight, the variance within two classes of equal size."""
     count = int((~span.neutral).sum())
-    return (centred.T * span.weights) @ centred * (count / 2 / max(count - 2, 1))
+    return count / 2 / max(count - 2, 1)
 
 
 def _class_means(rows: Tensor, span: ContrastSpan) -> Tensor:
@@ -309,7 +314,7 @@ def _class_means(rows: Tensor, span: ContrastSpan) -> Tensor:
 
 def _weighted_separation(scores: Tensor, span: ContrastSpan) -> Tensor:
     """Cohen's d of every column of scores [n, k], with the span's weights: [k]."""
-    spread = (span.weights @ (scores - _class_means(scores, span)).square() / 2).sqrt()
+    spread = ((span.weights @ (scores - _class_means(scores, span)).square()) * _unbiased(span)).sqrt()
     difference = (torch.where(span.labels, span.weights, -span.weights)[:, None] * scores).sum(dim=0)
     return torch.where(difference == 0, torch.zeros_like(difference), difference / spread)
 

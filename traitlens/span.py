@@ -66,7 +66,7 @@ class ContrastSpan:
         movement = None if within is None or not len(within) else within.detach().to("cpu", torch.float64)
         damped = standardised if movement is None else _damped(standardised, movement * self._inverse_scale)
         self.coordinates, self._to_features, self._from_features = _rotate(standardised, damped)
-        self.mean_difference = _class_difference(data, self.weights, self.labels)
+        self.mean_difference = torch.where(varying, _class_difference(data, self.weights, self.labels), 0.0)
 
     def select(self, rows: Tensor, labels: Tensor | None = None) -> ContrastSpan:
         """The same span with the examples ``rows`` alone, as the training part of a fold.

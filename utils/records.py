@@ -104,8 +104,8 @@ class ActivationsInfo:
     texts_sha256: dict[str, str]
     n_response_tokens: dict[str, list[int]]
     n_neutral_tokens: int
-    n_windows: int
     versions: dict[str, str]
+    n_windows: int = 0
 
 
 @dataclass(frozen=True)

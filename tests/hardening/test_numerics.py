@@ -233,7 +233,7 @@ def test_dynamics_of_any_finite_trajectory_are_finite_or_none(scores, window, th
     assert len(found["velocity_profile"]) == max(len(scores) - 1, 0)
     assert len(found["acceleration_profile"]) == max(len(scores) - 2, 0)
     if threshold is None:
-        assert found["expressed"] is None
+        assert found["onset"] is None
 
 
 def test_a_flat_trajectory_moves_nowhere_and_commits_to_nothing():

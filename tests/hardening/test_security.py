@@ -456,7 +456,7 @@ def test_cards_and_reports_escape_whatever_a_model_wrote(tmp_path):
     third = Interval(0.3, 0.2, 0.4)
     measured = Measured(
         HTML, 1, torch.ones(2), {"converged": False}, 0.0, None, torch.tensor([-1.0, 1.0]),
-        Metrics(third, 0.5, 0.0, 0.0, 1, 1), Calibration(1.0, 0.0, 0.2, 0.2),
+        torch.zeros(0), Metrics(third, 0.5, 0.0, 0.0, 1, 1), Calibration(1.0, 0.0, 0.2, 0.2), None, None,
     )  # fmt: skip
     result = Sweep([measured], Choice(HTML, 1, torch.zeros(2), {}), third, [Control(HTML, 0.3, third)], None, None)
     sidecar = {"trait": HTML, "method": "probe", "layer": 1, "hidden_size": 2}

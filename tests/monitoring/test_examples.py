@@ -1,4 +1,5 @@
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,7 +26,7 @@ def small_in_memory(small, monkeypatch):
 
 def test_the_step_by_step_monitor_saves_what_the_run_script_finds(experiments, in_memory, monkeypatch):
     script = example("monitor")
-    for name, value in {"EXPERIMENT": experiments / "smollm2_test", "TRAITS": ("evil", "refusal"), "MAX_NEW_TOKENS": 9,
+    for name, value in {"EXPERIMENT": experiments / "smollm2_test", "TRAITS": ("evil", "refusal"), "LAYER": 16, "MAX_NEW_TOKENS": 9,
                         "load_model": lambda _: in_memory}.items():  # fmt: skip
         monkeypatch.setattr(script, name, value)
     script.main()
@@ -48,11 +49,19 @@ def test_the_step_by_step_monitor_saves_what_the_run_script_finds(experiments, i
     )
 
 
-def test_the_step_by_step_monitor_says_in_one_line_which_command_makes_its_vectors():
-    script = ROOT / "experiments" / "examples" / "monitor.py"
-    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_the_step_by_step_monitor_runs_as_shipped_and_says_which_command_makes_its_vectors(tmp_path):
+    command = [sys.executable, ROOT / "experiments" / "examples" / "monitor.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert re.fullmatch(r"error: \S+probe_layer16\.pt not found\. .*Run: python extraction/3_\S+ .*\n", done.stderr)
+    assert re.fullmatch(r"error: \S+probe_layer19\.pt not found\. .*Run: python extraction/3_\S+ .*\n", done.stderr)
+    for trait in ("refusal", "uncertainty"):
+        vectors = f"experiments/smollm2_135m/{trait}/vectors"
+        shutil.copytree(ROOT / vectors, tmp_path / vectors)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Paris[^\n]*\nrefusal: no \(p = \S+\), uncertainty: no \(p = \S+\)\n", done.stdout)
+    (result,) = read_results(tmp_path / "experiments/smollm2_135m/inference/results/monitor.json")
+    assert set(result["baselines"]) == set(result["verdicts"]) == {"refusal", "uncertainty"}
 
 
 def test_a_conversation_keeps_its_history_and_scores_every_turn(small_experiments, small_in_memory, capsys, tmp_path):

@@ -230,7 +230,9 @@ def test_an_interrupted_capture_goes_on_only_in_the_precision_asked_for(lab):
 
     values = dict.fromkeys(ActivationsInfo.__dataclass_fields__, "")
     rows = {polarity: [0] for polarity in POLARITIES}
-    info = ActivationsInfo(**{**values, "layers": [0], "hidden_size": 4, "n_neutral_tokens": 1, "rows": rows})
+    info = ActivationsInfo(
+        **{**values, "layers": [0], "hidden_size": 4, "n_neutral_tokens": 1, "n_windows": 1, "rows": rows}
+    )
 
     def begun(asked):
         wanted = dataclasses.replace(info, dtype=asked)

@@ -65,7 +65,8 @@ def test_every_committed_vector_side_car_and_summary_is_written_back_byte_for_by
 
 def test_the_commands_make_the_committed_vectors_again(tmp_path, embedded):
     trait, layer = "refusal", load_vector("smollm2_135m", "refusal", experiments_dir=ROOT / "experiments").layer
-    shutil.copytree(ROOT / "experiments" / "starter" / trait, tmp_path / "starter" / trait)
+    for name in (trait, "everyday"):
+        shutil.copytree(ROOT / "experiments" / "starter" / name, tmp_path / "starter" / name)
     shared = [
         "--experiment",
         "smollm2_135m",

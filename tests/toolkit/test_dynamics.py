@@ -43,10 +43,7 @@ def test_without_a_baseline_scores_are_taken_as_they_are():
     assert analyze_dynamics([1.0, 3.0, 2.0], threshold=2.5) == analyze_dynamics(
         [1.0, 3.0, 2.0], baseline=0.0, threshold=2.5
     )
-    assert analyze_dynamics([1.0, 2.5, 2.0], threshold=2.5).expressed is False  # at the threshold is not above it
-    assert analyze_dynamics([2.5, 3.0], threshold=2.5).onset == 1
-    assert analyze_dynamics([0.2, 0.1], threshold=0.5).expressed is False
-    assert analyze_dynamics([-0.2, -0.1], threshold=-0.5).expressed is True
+    assert analyze_dynamics([2.5, 3.0], threshold=2.5).onset == 1  # at the threshold is not above it
 
 
 def test_velocities_are_measured_by_their_size():
@@ -104,7 +101,6 @@ def test_what_too_few_tokens_do_not_define_is_none(scores):
     assert (found.avg_velocity is None) == (len(scores) < 2)
     assert (found.persistence is None) == (not scores)
     assert (found.peak is None) == (not scores)
-    assert (found.expressed is None) == (not scores)
 
 
 @pytest.mark.parametrize("scores", [[2.0] * 6, [0.0, 1.0, 2.0, 3.0]])
@@ -144,11 +140,8 @@ def test_onset_is_where_the_score_rises_for_good():
     assert onset([3], 2.0) == 0
 
 
-def test_expression_is_judged_by_the_raw_threshold():
+def test_onset_is_judged_by_the_raw_threshold():
     scores = [100.0, 104.0, 101.0]
-    assert analyze_dynamics(scores, baseline=100.0, threshold=103.0).expressed is True
-    assert analyze_dynamics(scores, baseline=100.0, threshold=105.0).expressed is False
-    assert analyze_dynamics(scores, baseline=100.0).expressed is None
     assert analyze_dynamics(scores, baseline=100.0).onset is None
     assert analyze_dynamics([0.0, 104.0, 104.0], baseline=100.0, threshold=103.0).onset == 1
 

@@ -74,8 +74,8 @@ def test_no_cell_of_the_csv_can_be_taken_for_a_formula(viewer: Open, tmp_path: P
 
 
 def test_a_chart_and_a_link_can_be_taken_away_whatever_its_names_hold(viewer: Open, tmp_path: Path) -> None:
-    names = ["👩" * 80, "half \ud83d", "nul \u0000", "\uffff"]
-    tokens = ["a", "\ud83d", "\u0001"]
+    names = ["👩" * 80, "nul \u0000", "\uffff"]  # half a character is refused with its file
+    tokens = ["a", "👩", "\u0001"]
     content = {
         "prompt": "?",
         "response": "".join(tokens),
@@ -89,7 +89,7 @@ def test_a_chart_and_a_link_can_be_taken_away_whatever_its_names_hold(viewer: Op
         assert saved(page, f'[data-chart="{chart}"] [data-export="png"]')[1].startswith(b"\x89PNG")
         ElementTree.fromstring(saved(page, f'[data-chart="{chart}"] [data-export="svg"]')[1])
     page.evaluate("(names) => names.forEach(Views.toggleTrait)", names)
-    page.wait_for_function("() => Pure.decodeLink(location.hash).hidden?.length === 4")
+    page.wait_for_function("() => Pure.decodeLink(location.hash).hidden?.length === 3")
     assert page.evaluate("Pure.decodeLink(location.hash).hidden[0]") == names[0]
 
 

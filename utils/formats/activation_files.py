@@ -124,6 +124,8 @@ def read_activations_info(folder: TraitFolder) -> ActivationsInfo:
     path, remedy = folder.activations_dir / _METADATA, folder.command(_STAGE)
     value = read_json(path, remedy)
     names = [f.name for f in fields(ActivationsInfo)]
+    if isinstance(value, dict):
+        value = {"n_windows": 0, **value}  # earlier versions kept none
     if missing := sorted(name for name in names if not isinstance(value, dict) or name not in value):
         raise DamagedFileError(path, f"lacks {', '.join(missing)}", remedy)
     if wrong := _of_wrong_form(value):
