@@ -17,7 +17,7 @@ TEXTS = [json.loads(line) for line in (ROOT / "benchmarks/documented_texts.jsonl
 NOTE = ("Write a short thank-you note to a neighbour.", "Dear Anna, thank you for watering the plants. Yours, Tom")
 # What a model of 135 million parameters does not tell apart in a sentence: who was right about Monday, praise of a false
 # sum from praise of a true one, an invented book from a real one.
-WRONG_SIDE = {("corrigibility", "pos"), ("corrigibility", "neg")}
+WRONG_SIDE = {("corrigibility", "neg")}
 NOT_EXPRESSED = {"corrigibility", "sycophantic", "hallucinating"}
 
 

@@ -12,7 +12,8 @@ from tests.hardening.faulty_lab import files
 from tests.hardening.nursery import run_command
 from tests.stages.conftest import ROOT, script
 from utils.formats.activation_files import read_activations
-from utils.formats.response_files import read_responses_metadata
+from utils.formats.response_files import read_responses_metadata, write_responses
+from utils.records import Response
 
 STAGE_1, STAGE_2 = "1_generate_responses.py", "2_extract_activations.py"
 
@@ -137,6 +138,56 @@ def test_neutral_tokens_are_states_at_single_tokens_spread_over_all_neutral_resp
     torch.testing.assert_close(tokens[: counts[0]].mean(dim=0), means[0], atol=2e-3, rtol=2e-3)
     script(STAGE_2, "--trait", "alpha", "--device", "cpu", "--neutral_tokens", 5, lab=lab)
     assert read_activations(lab.trait("alpha")).neutral_tokens(3).shape == (5, 32)
+
+
+def test_windows_are_kept_as_how_far_they_lie_from_the_mean_of_their_response(lab, tiny_model_folder):
+    from extraction.capture.examples import WINDOW
+
+    script(
+        STAGE_1, "--trait", "alpha", "--gen_model", tiny_model_folder, "--judge_model", "none", "--device", "cpu",
+        "--max_new_tokens", 40, lab=lab,
+    )  # fmt: skip
+    script(STAGE_2, "--trait", "alpha", "--device", "cpu", "--neutral_tokens", 10_000, lab=lab)
+    stored = read_activations(lab.trait("alpha"))
+    lengths = [n for side in ("pos", "neg", "neutral") for n in stored.info.n_response_tokens[side]]
+    kept = [0 if n < 2 * WINDOW else min(3, n // WINDOW) for n in lengths]
+    assert stored.info.n_windows == sum(kept) > 0
+    first = next(i for i, n in enumerate(stored.info.n_response_tokens["neutral"]) if n >= 2 * WINDOW)
+    start = sum(stored.info.n_response_tokens["neutral"][:first])
+    window = stored.neutral_tokens(3)[start : start + WINDOW].mean(dim=0) - stored.layer("neutral", 3)[first]
+    before = len(lengths) - len(stored.info.n_response_tokens["neutral"]) + first
+    torch.testing.assert_close(stored.within(3)[sum(kept[:before])], window, atol=3e-3, rtol=3e-3)
+
+
+def test_everyday_text_is_captured_once_for_all_traits_and_is_no_trait(lab, generate, tiny_model_folder):
+    everyday = lab.everyday
+    everyday.responses_dir.mkdir(parents=True)
+    rows = [
+        Response(f"Question {i}?", "", f"Question {i}?", "A plain answer of some words " * (1 + i % 3))
+        for i in range(9)
+    ]
+    write_responses(everyday, "neutral", rows)
+    generate()
+    script(STAGE_2, "--device", "cpu", lab=lab)
+    stored = read_activations(everyday)
+    assert stored.layer("neutral", 2).shape == (9, 32)
+    assert stored.info.n_neutral_tokens == 0
+    assert stored.info.rows["pos"] == []
+    made = (everyday.activations_dir / "metadata.json").stat().st_mtime_ns
+    script(STAGE_2, "--trait", "beta", "--device", "cpu", lab=lab)
+    assert (everyday.activations_dir / "metadata.json").stat().st_mtime_ns == made
+    assert [folder.trait for folder in lab.traits_with("activations/metadata.json")] == ["alpha", "beta"]
+    refused = script(STAGE_2, "--trait", "everyday", "--device", "cpu", lab=lab, check=False)
+    assert (
+        refused.stderr
+        == "error: 'everyday' cannot be the name of a trait: the folder holds text that all traits share\n"
+    )
+
+
+def test_without_everyday_text_stage_2_says_what_verdicts_will_lack(lab, generate):
+    generate("--trait", "alpha")
+    said = script(STAGE_2, "--trait", "alpha", "--device", "cpu", lab=lab).stderr
+    assert "no everyday text in experiments/starter/everyday" in said
 
 
 def test_responses_of_another_experiment_are_read_into_this_one(lab, generate, tiny_model_folder, tmp_path):
