@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ try:
     from traitlens import ActivationCapture, HookManager, layer_path, projection
     from utils.models import load_model
     from utils.prompts import encode_prompt, format_prompt, token_texts
+    from utils.terminal import without_controls
     from utils.vectors import load_vector
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. In the project's folder run: pip install -e .") from None
@@ -55,7 +57,7 @@ def main() -> None:
         "prompt": PROMPT, "response": "".join(tokens), "tokens": tokens, "trait_scores": trait_scores,
         "baselines": {trait: vector.baseline for trait, vector in vectors.items()}, "verdicts": verdicts,
     }  # fmt: skip
-    print(f"{result['response']}\n{in_words(verdicts)}")  # noqa: T201 - a script to copy
+    sys.stdout.write(without_controls(f"{result['response']}\n{in_words(verdicts)}\n"))
     results_dir = EXPERIMENT / "inference" / "results"
     results_dir.mkdir(parents=True, exist_ok=True)
     (results_dir / "monitor.json").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
