@@ -28,7 +28,7 @@ from utils.errors import UserError
 NEGATIVE = "negative"
 
 
-def physical_cores() -> int:
+def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

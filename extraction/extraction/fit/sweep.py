@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from extraction.fit.contrast import Contrast
-from extraction.fit.measure import clusters, measure, physical_cores, span_at
+from extraction.fit.measure import clusters, measure, span_at, usable_cores
 from extraction.fit.results import Control, Measured, Sweep
 from extraction.fit.text_controls import bag_of_words_scores
 from traitlens.compute import has_both_classes
@@ -20,6 +20,9 @@ from traitlens.validation.controls import Chance, feature_control, random_direct
 from traitlens.validation.cross_validation import Choice, HeldOut, choose, cross_validate
 from traitlens.validation.evaluation import auroc, auroc_difference, auroc_interval
 from utils.errors import UserError
+
+# Each holds its examples in float64: a fifth of a gigabyte at 8,192 dimensions.
+_LAYERS_AT_ONCE = 8
 
 
 def sweep(
@@ -56,7 +59,7 @@ def sweep(
         return found
 
     # The matrices are a few hundred wide: a layer a core, as threads inside a layer spend their time waiting.
-    with threadpool_limits(1), ThreadPoolExecutor(physical_cores()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(min(usable_cores(), _LAYERS_AT_ONCE)) as pool:
         for layer, found in zip(layers, pool.map(work, layers), strict=True):
             for measured, held in found:
                 vectors.append(measured)
