@@ -21,7 +21,7 @@ from traitlens.validation.cross_validation import Choice, HeldOut, choose, cross
 from traitlens.validation.evaluation import auroc, auroc_difference, auroc_interval
 from utils.errors import UserError
 
-# Each holds its examples in float64: a fifth of a gigabyte at 8,192 dimensions.
+# Each holds its examples in float64: by their shapes some 0.3 GB at 8,192 dimensions.
 _LAYERS_AT_ONCE = 8
 
 
