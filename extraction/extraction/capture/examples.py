@@ -112,10 +112,8 @@ def choose_neutral_tokens(examples: Sequence[Example], wanted: int) -> list[Exam
         for position in range(len(e.ids) - e.response_start)
     ]
     chosen = list(examples)
-    for rank, (i, position) in enumerate(places[k] for k in spread_evenly(len(places), wanted)):
-        before = chosen[i]
-        first = before.first_kept if before.kept_tokens else rank
-        chosen[i] = replace(before, kept_tokens=(*before.kept_tokens, position), first_kept=first)
+    for i, (first, positions) in _spread(places, wanted).items():
+        chosen[i] = replace(chosen[i], kept_tokens=positions, first_kept=first)
     return chosen
 
 
@@ -130,11 +128,21 @@ def choose_windows(examples: Sequence[Example]) -> list[Example]:
         count = min(3, room // WINDOW + 1) if room >= WINDOW else 0
         places += [(i, room * k // (count - 1)) for k in range(count)]
     chosen = list(examples)
-    for rank, (i, position) in enumerate(places[k] for k in spread_evenly(len(places), _MOST_WINDOWS)):
-        before = chosen[i]
-        first = before.first_window if before.windows else rank
-        chosen[i] = replace(before, windows=(*before.windows, position), first_window=first)
+    for i, (first, positions) in _spread(places, _MOST_WINDOWS).items():
+        chosen[i] = replace(chosen[i], windows=positions, first_window=first)
     return chosen
+
+
+def _spread(places: Sequence[tuple[int, int]], wanted: int) -> dict[int, tuple[int, tuple[int, ...]]]:
+    """At most ``wanted`` places (number of an example, position in it), by example: the rank of its first, positions.
+
+    Places of an example stand together.
+    """
+    kept: dict[int, tuple[int, tuple[int, ...]]] = {}
+    for rank, (i, position) in enumerate(places[k] for k in spread_evenly(len(places), wanted)):
+        first, positions = kept.get(i, (rank, ()))
+        kept[i] = first, (*positions, position)
+    return kept
 
 
 def token_budget_batches(examples: Sequence[Example], batch_tokens: int, batch_size: int) -> list[list[Example]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,9 +28,36 @@ from utils.errors import UserError
 NEGATIVE = "negative"
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclass(frozen=True)
+class LayerStates:
+    """What all methods need of a layer, read once.
+
+    Attributes:
+        layer: its number.
+        span: the trait's examples, with the ordinary text that vectors are fitted against.
+        pos: float32 [n_pos, hidden] activations of positive examples.
+        neg: float32 [n_neg, hidden] of negative ones.
+        neutral_tokens: float32 [m, hidden] states of single neutral tokens.
+        unseen: float32 [k, hidden] activations of ordinary text that no fit sees; None where there is none.
+    """
+
+    layer: int
+    span: ContrastSpan
+    pos: Tensor
+    neg: Tensor
+    neutral_tokens: Tensor
+    unseen: Tensor | None
+
+
+def read_layer(contrast: Contrast, layer: int) -> LayerStates:
+    """The states of a layer.
+
+    Raises:
+        UserError: the examples cannot be told apart at all.
+    """
+    pos, neg = contrast.layer(layer)
+    span = span_at(contrast, layer)
+    return LayerStates(layer, span, pos, neg, contrast.file.neutral_tokens(layer), contrast.ordinary.unseen_at(layer))
 
 
 def clusters(contrast: Contrast) -> list[Tensor]:
@@ -52,17 +79,20 @@ def span_at(contrast: Contrast, layer: int) -> ContrastSpan:
         raise UserError(f"{contrast.trait} at layer {layer}: {error}") from error
 
 
-def measure(contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, layer: int) -> tuple[Measured, HeldOut]:
+def measure(contrast: Contrast, states: LayerStates, method: ExtractionMethod) -> tuple[Measured, HeldOut]:
     """The vector that a method finds, with its held-out figures, and the held-out scores that a choice needs.
 
     Raises:
         ValueError: the method failed.
     """
+    span = states.span
     result = method.extract_from(span)
     held = cross_validate(span, method, contrast.all_folds)
     vector, labels, scores = result["vector"], contrast.labels, held.scores[~span.neutral]
-    norm, baseline = float(vector.norm()), midpoint_baseline(*contrast.layer(layer), vector)
-    ordinary = _ordinary_scores(contrast, held.scores[span.neutral], (vector, norm, baseline), layer)
+    norm, baseline = float(vector.norm()), midpoint_baseline(states.pos, states.neg, vector)
+    ordinary = held.scores[span.neutral]
+    if states.unseen is not None:
+        ordinary = torch.cat([ordinary, (projection(states.unseen, vector).double() - baseline) / norm])
     metrics = calibration = thresholds = against_neutral = None
     if has_both_classes(labels[~scores.isnan()]):
         metrics = evaluate(scores, labels, clusters(contrast))
@@ -70,11 +100,11 @@ def measure(contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, la
         thresholds, against_neutral = held_against(contrast, scores, ordinary, norm)
     measured = Measured(
         method=method.name,
-        layer=layer,
+        layer=states.layer,
         vector=vector,
         extras={key: value for key, value in result.items() if key != "vector"},
         baseline=baseline,
-        neutral=neutral_scale(contrast.file.neutral_tokens(layer), vector),
+        neutral=neutral_scale(states.neutral_tokens, vector),
         held_out=scores,
         ordinary=ordinary,
         metrics=metrics,
@@ -83,15 +113,6 @@ def measure(contrast: Contrast, span: ContrastSpan, method: ExtractionMethod, la
         against_neutral=against_neutral,
     )
     return measured, held
-
-
-def _ordinary_scores(contrast: Contrast, held_out: Tensor, fitted: tuple[Tensor, float, float], layer: int) -> Tensor:
-    """Scores of all ordinary text [n] on a vector: held out where it was fitted against, plain where it was not."""
-    vector, norm, baseline = fitted
-    unseen = contrast.ordinary.unseen_at(layer)
-    if unseen is None:
-        return held_out
-    return torch.cat([held_out, (projection(unseen, vector).double() - baseline) / norm])
 
 
 def held_against(

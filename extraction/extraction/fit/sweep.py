@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from extraction.fit.contrast import Contrast
-from extraction.fit.measure import clusters, measure, span_at, usable_cores
+from extraction.fit.measure import clusters, measure, read_layer, span_at
 from extraction.fit.results import Control, Measured, Sweep
 from extraction.fit.text_controls import bag_of_words_scores
 from traitlens.compute import has_both_classes
@@ -50,16 +50,17 @@ def sweep(
     held_out: dict[tuple[str, int], HeldOut] = {}
 
     def work(layer: int) -> list[tuple[Measured, HeldOut]]:
-        span = span_at(contrast, layer)
+        states = read_layer(contrast, layer)
         found = []
         for method in methods:
             with _naming(contrast, method, layer):
-                found.append(measure(contrast, span, method, layer))
+                found.append(measure(contrast, states, method))
         advance()
         return found
 
     # The matrices are a few hundred wide: a layer a core, as threads inside a layer spend their time waiting.
-    with threadpool_limits(1), ThreadPoolExecutor(min(usable_cores(), _LAYERS_AT_ONCE)) as pool:
+    at_once = min(torch.get_num_threads(), _LAYERS_AT_ONCE)
+    with threadpool_limits(1), ThreadPoolExecutor(at_once) as pool:
         for layer, found in zip(layers, pool.map(work, layers), strict=True):
             for measured, held in found:
                 vectors.append(measured)
